@@ -1,0 +1,22 @@
+//! The wire of worker-orcd: its types, its codec, its schema. It knows no engine.
+//!
+//! [`codec::LineReader`] cuts bytes into lines, [`codec::decode_line`] makes a [`Call`] of a line or a [`Reject`]
+//! that is ready to be sent, [`codec::encode_line`] writes what the worker says.
+
+pub mod codec;
+pub mod error;
+pub mod event;
+pub mod exit;
+pub mod limits;
+pub mod method;
+pub mod metrics;
+pub mod request;
+pub mod schema;
+
+pub use codec::Reject;
+pub use error::*;
+pub use event::*;
+pub use exit::*;
+pub use method::{IdRule, Method};
+pub use metrics::*;
+pub use request::*;

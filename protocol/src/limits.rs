@@ -1,0 +1,124 @@
+//! Every maximum of the wire, by name. Over one of them is an error that says the limit and the value.
+
+/// A limit as documentation and schema tell it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limit {
+    /// Its name in this module.
+    pub name: &'static str,
+    /// Its value.
+    pub value: serde_json::Number,
+    /// What it bounds, with its unit.
+    pub meaning: &'static str,
+}
+
+/// A number as JSON has it; a limit is never anything that JSON lacks.
+trait Json {
+    fn number(self) -> serde_json::Number;
+}
+
+impl Json for usize {
+    fn number(self) -> serde_json::Number {
+        (self as u64).into()
+    }
+}
+
+impl Json for u64 {
+    fn number(self) -> serde_json::Number {
+        self.into()
+    }
+}
+
+impl Json for u32 {
+    fn number(self) -> serde_json::Number {
+        self.into()
+    }
+}
+
+impl Json for f32 {
+    fn number(self) -> serde_json::Number {
+        serde_json::Number::from_f64(f64::from(self)).unwrap_or_else(|| 0.into())
+    }
+}
+
+/// Defines each limit once, with its value, its words, and its place in [`ALL`].
+macro_rules! limits {
+    ($(#[doc = $meaning:literal] $name:ident: $kind:ty = $value:expr;)*) => {
+        $(#[doc = $meaning] pub const $name: $kind = $value;)*
+
+        /// Every limit, in the order of the documentation.
+        pub static ALL: std::sync::LazyLock<Vec<Limit>> = std::sync::LazyLock::new(|| {
+            vec![$(Limit { name: stringify!($name), value: Json::number($name), meaning: $meaning.trim_ascii() }),*]
+        });
+    };
+}
+
+limits! {
+    /// The version of the wire. A change that an old client would notice raises it.
+    PROTOCOL_VERSION: u32 = 1;
+
+    /// Longest input line in bytes, without its LF and a CR before it. A longer one is drained and answered with -32600.
+    LINE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+    /// Longest output line of a streamed request in bytes; the readers of some languages give up beyond it.
+    STREAM_LINE_BYTES_MAX: usize = 64 * 1024;
+
+    /// Unread output in bytes at which decoding pauses.
+    OUTPUT_PAUSE_DECODE_BYTES: usize = 1024 * 1024;
+
+    /// Unread output in bytes at which stdin is no longer read.
+    OUTPUT_PAUSE_INPUT_BYTES: usize = 4 * 1024 * 1024;
+
+    /// Arrays and objects inside each other, the request itself counted.
+    DEPTH_MAX: usize = 64;
+
+    /// JSON values in one line; the numbers of an array of token ids do not count.
+    VALUES_MAX: usize = 256 * 1024;
+
+    /// Longest string `id` in bytes.
+    ID_BYTES_MAX: usize = 256;
+
+    /// Faults that one error lists; the message says how many more there are.
+    FAULTS_MAX: usize = 32;
+
+    /// Bytes of a name or word of the request that an error quotes; what is longer is cut.
+    QUOTE_BYTES_MAX: usize = 64;
+
+    /// Token ids in `prompt_token_ids`, and in `token_ids` of `detokenize`.
+    TOKEN_IDS_MAX: usize = 1024 * 1024;
+
+    /// Messages of a chat.
+    MESSAGES_MAX: usize = 4096;
+
+    /// Parts of a message's content.
+    CONTENT_PARTS_MAX: usize = 256;
+
+    /// Largest `max_tokens`.
+    MAX_TOKENS_MAX: u32 = 1024 * 1024;
+
+    /// Highest `temperature`.
+    TEMPERATURE_MAX: f32 = 2.0;
+
+    /// Highest `repetition_penalty`.
+    REPETITION_PENALTY_MAX: f32 = 2.0;
+
+    /// Alternatives for which `logprobs` can ask.
+    LOGPROBS_MAX: u32 = 20;
+
+    /// Stop strings of a request.
+    STOP_MAX: usize = 16;
+
+    /// Longest stop string in bytes.
+    STOP_BYTES_MAX: usize = 256;
+
+    /// Longest `timeout_ms`: a week.
+    TIMEOUT_MS_MAX: u64 = 7 * 24 * 60 * 60 * 1000;
+
+    /// Longest `content` of `tokenize` in bytes.
+    TOKENIZE_BYTES_MAX: usize = 1024 * 1024;
+
+    /// Longest name or version in `client_info`, in bytes.
+    CLIENT_INFO_BYTES_MAX: usize = 256;
+
+    /// The smallest log-probability on the wire. JSON has no minus infinity: a probability of zero is sent as this.
+    LOGPROB_FLOOR: f32 = -9999.0;
+}

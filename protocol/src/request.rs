@@ -1,0 +1,486 @@
+//! What the worker hears: one type for the params of each method, every field with its range and default.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::limits;
+
+/// The name of a request: an integer of 64 bits with sign, or a string of at most 256 bytes. 1 and "1" differ.
+#[derive(
+    Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(untagged)]
+pub enum Id {
+    /// An integer, -2^63 to 2^63 - 1.
+    Number(i64),
+    /// A string of at most 256 bytes.
+    String(#[schemars(extend("x-max-bytes" = limits::ID_BYTES_MAX))] String),
+}
+
+impl std::fmt::Display for Id {
+    /// As JSON writes it, so that 1 and "1" look different.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Id::Number(n) => write!(f, "{n}"),
+            Id::String(s) => write!(f, "{}", Value::String(s.clone())),
+        }
+    }
+}
+
+/// A request with its name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Call {
+    /// `None` for a `cancel` that was sent as a notification: nothing is answered then. All other methods need an id.
+    pub id: Option<Id>,
+    /// What is asked.
+    pub request: Request,
+}
+
+/// What is asked, by method.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Request {
+    /// `initialize`
+    Initialize(InitializeParams),
+    /// `generate`
+    Generate(Box<GenerateParams>),
+    /// `cancel`, `$/cancelRequest` and `notifications/cancelled`
+    Cancel(CancelParams),
+    /// `health`
+    Health,
+    /// `tokenize`
+    Tokenize(TokenizeParams),
+    /// `detokenize`
+    Detokenize(DetokenizeParams),
+    /// `apply_template`
+    ApplyTemplate(ApplyTemplateParams),
+    /// `metrics`
+    Metrics(MetricsParams),
+    /// `shutdown`
+    Shutdown(ShutdownParams),
+}
+
+impl Request {
+    /// The method's name on the wire; `cancel` for all its aliases.
+    pub fn method(&self) -> &'static str {
+        match self {
+            Request::Initialize(_) => "initialize",
+            Request::Generate(_) => "generate",
+            Request::Cancel(_) => "cancel",
+            Request::Health => "health",
+            Request::Tokenize(_) => "tokenize",
+            Request::Detokenize(_) => "detokenize",
+            Request::ApplyTemplate(_) => "apply_template",
+            Request::Metrics(_) => "metrics",
+            Request::Shutdown(_) => "shutdown",
+        }
+    }
+}
+
+/// Params of a method that takes none: left out, or `{}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NoParams {}
+
+/// Params of `initialize`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InitializeParams {
+    /// The version of the wire that the client speaks. This worker speaks 1 and refuses any other. Left out: any will do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = limits::PROTOCOL_VERSION))]
+    pub protocol_version: Option<u32>,
+    /// Who is asking; written to the log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_info: Option<ClientInfo>,
+}
+
+/// Who is asking.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClientInfo {
+    /// The client's name, at most 256 bytes.
+    #[schemars(length(min = 1), extend("x-max-bytes" = limits::CLIENT_INFO_BYTES_MAX))]
+    pub name: String,
+    /// The client's version, at most 256 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-max-bytes" = limits::CLIENT_INFO_BYTES_MAX))]
+    pub version: Option<String>,
+}
+
+/// Params of `generate`: exactly one of `prompt`, `prompt_token_ids` and `messages`, and how to go on from there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend(
+    "oneOf" = [{"required": ["prompt"]}, {"required": ["prompt_token_ids"]}, {"required": ["messages"]}],
+    "dependentRequired" = {
+        "add_special": ["prompt"],
+        "parse_special": ["prompt"],
+        "add_generation_prompt": ["messages"],
+        "chat_template_kwargs": ["messages"],
+    }
+))]
+pub struct GenerateParams {
+    /// Text to go on from. A prompt that does not fit in the context is refused with CONTEXT_OVERFLOW, never cut.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// Token ids to go on from, each below the vocabulary's size; taken as they are, nothing is added.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = limits::TOKEN_IDS_MAX))]
+    pub prompt_token_ids: Option<Vec<u32>>,
+    /// A conversation, put into the model's words by its chat template; TEMPLATE_ERROR where it has none or the template refuses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = limits::MESSAGES_MAX))]
+    pub messages: Option<Vec<Message>>,
+    /// Put the tokens around `prompt` that the model asks for (BOS). Only with `prompt`.
+    #[serde(skip_serializing_if = "is_true")]
+    #[schemars(extend("default" = true))]
+    pub add_special: bool,
+    /// Read names of control tokens in `prompt` ("<|im_end|>") as these tokens; false: as plain text. Only with `prompt`.
+    #[serde(skip_serializing_if = "is_true")]
+    #[schemars(extend("default" = true))]
+    pub parse_special: bool,
+    /// End the rendered conversation with the opening of the assistant's turn. Only with `messages`.
+    #[serde(skip_serializing_if = "is_true")]
+    #[schemars(extend("default" = true))]
+    pub add_generation_prompt: bool,
+    /// Further variables for the chat template, by name. Only with `messages`.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    #[schemars(extend("default" = {}))]
+    pub chat_template_kwargs: Map<String, Value>,
+    /// Send a `token` notification for each token; false: all text comes with the response.
+    #[serde(skip_serializing_if = "is_true")]
+    #[schemars(extend("default" = true))]
+    pub stream: bool,
+    /// Most tokens to generate. Left out: the worker's `--max-tokens`, or else what fits in the context.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = limits::MAX_TOKENS_MAX))]
+    pub max_tokens: Option<u32>,
+    /// Divides the logits before a token is drawn; 0 takes the likeliest token.
+    #[serde(skip_serializing_if = "is_one")]
+    #[schemars(extend("default" = 1.0))]
+    #[schemars(range(min = 0.0, max = limits::TEMPERATURE_MAX))]
+    pub temperature: f32,
+    /// Draw from the `top_k` likeliest tokens; 0 draws from all.
+    #[serde(skip_serializing_if = "is_zero_count")]
+    #[schemars(extend("default" = 0))]
+    pub top_k: u32,
+    /// Draw from the smallest set of tokens whose probabilities reach `top_p` in sum; 1 draws from all.
+    #[serde(skip_serializing_if = "is_one")]
+    #[schemars(extend("default" = 1.0))]
+    #[schemars(extend("exclusiveMinimum" = 0.0), range(max = 1.0))]
+    pub top_p: f32,
+    /// Draw from tokens at least `min_p` times as likely as the likeliest; 0 draws from all.
+    #[serde(skip_serializing_if = "is_zero")]
+    #[schemars(extend("default" = 0.0))]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub min_p: f32,
+    /// Divides positive and multiplies negative logits of tokens that stand in the prompt or the output; 1 changes nothing.
+    #[serde(skip_serializing_if = "is_one")]
+    #[schemars(extend("default" = 1.0))]
+    #[schemars(extend("exclusiveMinimum" = 0.0), range(max = limits::REPETITION_PENALTY_MAX))]
+    pub repetition_penalty: f32,
+    /// Where the random numbers start. Same worker, device, request and seed: same tokens. Left out: drawn below 2^53. Always reported.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// Strings that end the generation when they come up in its text; they are not part of the text. At most 16, each of 1 to 256 bytes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = limits::STOP_MAX), extend("items" = {"type": "string", "minLength": 1, "x-max-bytes": limits::STOP_BYTES_MAX}, "default" = []))]
+    pub stop: Vec<String>,
+    /// Go on after an end-of-generation token; it may be drawn and counts as a token.
+    #[serde(skip_serializing_if = "is_false")]
+    #[schemars(extend("default" = false))]
+    pub ignore_eos: bool,
+    /// Report each token's log-probability and this many of the likeliest alternatives. Left out: none are reported; 0: the token's own alone. Always of the model's unmodified distribution.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = limits::LOGPROBS_MAX))]
+    pub logprobs: Option<u32>,
+    /// End after so many milliseconds with finish_reason "timeout", time in the queue included. Left out: the worker's `--timeout-ms`, or else none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = limits::TIMEOUT_MS_MAX))]
+    pub timeout_ms: Option<u64>,
+    /// Send `progress` notifications with phase "prefill" while the prompt is evaluated.
+    #[serde(skip_serializing_if = "is_false")]
+    #[schemars(extend("default" = false))]
+    pub return_progress: bool,
+}
+
+impl Default for GenerateParams {
+    fn default() -> Self {
+        GenerateParams {
+            prompt: None,
+            prompt_token_ids: None,
+            messages: None,
+            add_special: true,
+            parse_special: true,
+            add_generation_prompt: true,
+            chat_template_kwargs: Map::new(),
+            stream: true,
+            max_tokens: None,
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            seed: None,
+            stop: Vec::new(),
+            ignore_eos: false,
+            logprobs: None,
+            timeout_ms: None,
+            return_progress: false,
+        }
+    }
+}
+
+/// What a `generate` goes on from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum GenerateInput {
+    /// Text.
+    Prompt {
+        /// The text.
+        text: String,
+        /// See [`GenerateParams::add_special`].
+        add_special: bool,
+        /// See [`GenerateParams::parse_special`].
+        parse_special: bool,
+    },
+    /// Token ids.
+    TokenIds(Vec<u32>),
+    /// A conversation.
+    Messages {
+        /// The turns.
+        messages: Vec<Message>,
+        /// See [`GenerateParams::add_generation_prompt`].
+        add_generation_prompt: bool,
+        /// See [`GenerateParams::chat_template_kwargs`].
+        chat_template_kwargs: Map<String, Value>,
+    },
+}
+
+impl GenerateParams {
+    /// Moves the input out. `None` when there is none, which cannot be in params that were decoded and not yet asked.
+    pub fn take_input(&mut self) -> Option<GenerateInput> {
+        if let Some(text) = self.prompt.take() {
+            let GenerateParams {
+                add_special,
+                parse_special,
+                ..
+            } = *self;
+            return Some(GenerateInput::Prompt {
+                text,
+                add_special,
+                parse_special,
+            });
+        }
+        if let Some(ids) = self.prompt_token_ids.take() {
+            return Some(GenerateInput::TokenIds(ids));
+        }
+        Some(GenerateInput::Messages {
+            messages: self.messages.take()?,
+            add_generation_prompt: self.add_generation_prompt,
+            chat_template_kwargs: std::mem::take(&mut self.chat_template_kwargs),
+        })
+    }
+}
+
+/// One turn of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Message {
+    /// Whose turn it is.
+    pub role: Role,
+    /// What is said.
+    pub content: Content,
+}
+
+/// Whose turn it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Instructions that stand above the conversation.
+    System,
+    /// The one who asks.
+    User,
+    /// The model.
+    Assistant,
+    /// What a tool answered.
+    Tool,
+}
+
+/// What is said: a string, or an array of parts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Content {
+    /// The text.
+    Text(String),
+    /// The text in parts. The chat template sees one string: the parts, joined with line ends.
+    Parts(#[schemars(length(max = limits::CONTENT_PARTS_MAX))] Vec<ContentPart>),
+}
+
+impl Content {
+    /// As one string: parts are joined with line ends.
+    pub fn into_text(self) -> String {
+        match self {
+            Self::Text(text) => text,
+            Self::Parts(parts) => {
+                let texts: Vec<String> = parts.into_iter().map(|part| part.text).collect();
+                texts.join("\n")
+            }
+        }
+    }
+}
+
+/// A part of what is said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ContentPart {
+    /// The kind of the part.
+    #[serde(rename = "type")]
+    pub kind: ContentPartKind,
+    /// The text.
+    pub text: String,
+}
+
+/// The kind of a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ContentPartKind {
+    /// Text; nothing else is understood.
+    Text,
+}
+
+/// Params of `cancel`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CancelParams {
+    /// The id of the `generate` to end.
+    pub request_id: Id,
+}
+
+/// Params of `$/cancelRequest`, which does what `cancel` does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CancelRequestParams {
+    /// The id of the `generate` to end.
+    pub id: Id,
+}
+
+/// Params of `notifications/cancelled`, which does what `cancel` does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CancelledParams {
+    /// The id of the `generate` to end.
+    #[serde(rename = "requestId")]
+    pub request_id: Id,
+}
+
+/// Params of `tokenize`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TokenizeParams {
+    /// The text, at most 1 MiB.
+    #[schemars(extend("x-max-bytes" = limits::TOKENIZE_BYTES_MAX))]
+    pub content: String,
+    /// Put the tokens around the text that the model asks for (BOS).
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    #[schemars(extend("default" = true))]
+    pub add_special: bool,
+    /// Read names of control tokens in the text as these tokens; false: as plain text.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    #[schemars(extend("default" = true))]
+    pub parse_special: bool,
+    /// Report the text of each token too.
+    #[serde(default, skip_serializing_if = "is_false")]
+    #[schemars(extend("default" = false))]
+    pub with_pieces: bool,
+}
+
+/// Params of `detokenize`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DetokenizeParams {
+    /// Token ids, each below the vocabulary's size. Control tokens are rendered by name.
+    #[schemars(length(max = limits::TOKEN_IDS_MAX))]
+    pub token_ids: Vec<u32>,
+}
+
+/// Params of `apply_template`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ApplyTemplateParams {
+    /// A conversation.
+    #[schemars(length(min = 1, max = limits::MESSAGES_MAX))]
+    pub messages: Vec<Message>,
+    /// End with the opening of the assistant's turn.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    #[schemars(extend("default" = true))]
+    pub add_generation_prompt: bool,
+    /// Further variables for the chat template, by name.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    #[schemars(extend("default" = {}))]
+    pub chat_template_kwargs: Map<String, Value>,
+}
+
+/// Params of `metrics`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MetricsParams {
+    /// In which form.
+    #[serde(default)]
+    pub format: MetricsFormat,
+}
+
+/// In which form metrics are reported.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MetricsFormat {
+    /// An object.
+    #[default]
+    Json,
+    /// The text format of Prometheus.
+    Prometheus,
+}
+
+/// Params of `shutdown`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ShutdownParams {
+    /// How to end.
+    #[serde(default)]
+    pub mode: ShutdownMode,
+}
+
+/// How to end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ShutdownMode {
+    /// Finish what runs and what is queued, for at most `--drain-ms`.
+    #[default]
+    Drain,
+    /// Cancel what runs and what is queued.
+    Now,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_true(value: &bool) -> bool {
+    *value
+}
+
+fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+fn is_one(value: &f32) -> bool {
+    *value == 1.0
+}
+
+fn is_zero(value: &f32) -> bool {
+    *value == 0.0
+}
+
+fn is_zero_count(value: &u32) -> bool {
+    *value == 0
+}
