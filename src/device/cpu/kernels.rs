@@ -1,0 +1,728 @@
+//! The inner loops, written once over [`Lanes`] and compiled for each instruction set; `naive.rs` holds their twins.
+//!
+//! Order of summation, the same for one row or many, decode or prefill: lane `l` of a dot product takes k = l, l + 16, l + 32, … in
+//! turn, one fused multiply-add each; the lanes are then added as a tree. Weights are dequantised to the f32 value that the format
+//! defines, so nothing is approximated and the type of a tensor changes no order.
+
+use half::f16;
+
+use super::lanes::{Lanes, exp};
+use crate::device::PAGE_TOKENS;
+use crate::quant::TensorType;
+
+/// Columns are padded with zeros to a multiple of this in every activation buffer: two vectors.
+pub const COLS_STEP: usize = 32;
+
+/// Rounds a width up to [`COLS_STEP`].
+pub const fn padded(cols: usize) -> usize {
+    cols.next_multiple_of(COLS_STEP)
+}
+
+/// What a matrix product does with its results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// dst = result.
+    Set,
+    /// dst = dst + result.
+    Add,
+}
+
+/// Some rows of a matrix times some tokens.
+pub struct MatMul<'a> {
+    /// Format of the weights.
+    pub kind: TensorType,
+    /// The rows' bytes, row-major, as stored.
+    pub weights: &'a [u8],
+    /// Inputs a row.
+    pub cols: usize,
+    /// Activations: (padded(cols), tokens), zero where padded.
+    pub x: &'a [f32],
+    /// How many tokens.
+    pub tokens: usize,
+    /// Set or add.
+    pub store: Store,
+    /// First output row in `dst`.
+    pub first_row: usize,
+    /// Distance between two tokens in `dst`.
+    pub dst_stride: usize,
+}
+
+/// Attention of one token over one key-value head: `queries / head_dim` query heads share it.
+pub struct Attend<'a, E> {
+    /// (head_dim, group): the query heads of this key-value head.
+    pub queries: &'a [f32],
+    /// The KV pool.
+    pub pool: &'a [E],
+    /// Where each page's keys of this layer and head begin: (PAGE_TOKENS, head_dim), positions innermost.
+    pub key_offsets: &'a dyn Fn(usize) -> usize,
+    /// Where each page's values of this layer and head begin: (value_stride, PAGE_TOKENS).
+    pub value_offsets: &'a dyn Fn(usize) -> usize,
+    /// Distance between two positions' values: head_dim rounded up to 16.
+    pub value_stride: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Positions to attend to: 0..positions.
+    pub positions: usize,
+    /// Factor on q·k.
+    pub scale: f32,
+}
+
+/// An element of the KV pool.
+pub trait KvElement: Copy + Default {
+    /// 16 elements, widened.
+    ///
+    /// # Safety
+    ///
+    /// As [`Lanes`]; `from` must be readable for 16 elements.
+    unsafe fn load<L: Lanes>(from: *const Self) -> L;
+    /// Rounds to the nearest, ties to even.
+    fn from_f32(value: f32) -> Self;
+    /// Exact.
+    fn to_f32(self) -> f32;
+}
+
+impl KvElement for f16 {
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(from: *const Self) -> L {
+        // SAFETY: the caller's contract is the same.
+        unsafe { L::load_f16(from) }
+    }
+    fn from_f32(value: f32) -> Self {
+        f16::from_f32(value)
+    }
+    fn to_f32(self) -> f32 {
+        self.to_f32()
+    }
+}
+
+impl KvElement for f32 {
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(from: *const Self) -> L {
+        // SAFETY: the caller's contract is the same.
+        unsafe { L::load(from) }
+    }
+    fn from_f32(value: f32) -> Self {
+        value
+    }
+    fn to_f32(self) -> f32 {
+        self
+    }
+}
+
+/// How 32 consecutive weights of a format become two vectors of f32.
+trait Format {
+    /// Bytes that 32 weights take.
+    const BYTES: usize;
+    /// # Safety
+    ///
+    /// As [`Lanes`]; `from` must be readable for [`Self::BYTES`].
+    unsafe fn decode<L: Lanes>(from: *const u8) -> (L, L);
+}
+
+struct F32;
+struct F16;
+struct Q4_0;
+struct Q4_1;
+struct Q8_0;
+
+impl Format for F32 {
+    const BYTES: usize = 128;
+    #[inline(always)]
+    unsafe fn decode<L: Lanes>(from: *const u8) -> (L, L) {
+        // SAFETY: 128 readable bytes by contract; loads are unaligned.
+        unsafe { (L::load(from.cast()), L::load(from.cast::<f32>().add(16))) }
+    }
+}
+
+impl Format for F16 {
+    const BYTES: usize = 64;
+    #[inline(always)]
+    unsafe fn decode<L: Lanes>(from: *const u8) -> (L, L) {
+        // SAFETY: 64 readable bytes by contract; loads are unaligned.
+        unsafe {
+            (
+                L::load_f16(from.cast()),
+                L::load_f16(from.cast::<f16>().add(16)),
+            )
+        }
+    }
+}
+
+impl Format for Q4_0 {
+    const BYTES: usize = 18;
+    #[inline(always)]
+    unsafe fn decode<L: Lanes>(from: *const u8) -> (L, L) {
+        // SAFETY: 18 readable bytes by contract.
+        unsafe {
+            let d = L::splat_f16(from);
+            let eight = L::splat(8.0);
+            let low = L::load_low_nibbles(from.add(2)).sub(eight).mul(d);
+            (low, L::load_high_nibbles(from.add(2)).sub(eight).mul(d))
+        }
+    }
+}
+
+impl Format for Q4_1 {
+    const BYTES: usize = 20;
+    #[inline(always)]
+    unsafe fn decode<L: Lanes>(from: *const u8) -> (L, L) {
+        // SAFETY: 20 readable bytes by contract.
+        unsafe {
+            let d = L::splat_f16(from);
+            let m = L::splat_f16(from.add(2));
+            // q × d is exact (4 + 11 bits), so the fused form rounds as the format's `d × q + m` does
+            (
+                L::load_low_nibbles(from.add(4)).mul_add(d, m),
+                L::load_high_nibbles(from.add(4)).mul_add(d, m),
+            )
+        }
+    }
+}
+
+impl Format for Q8_0 {
+    const BYTES: usize = 34;
+    #[inline(always)]
+    unsafe fn decode<L: Lanes>(from: *const u8) -> (L, L) {
+        // SAFETY: 34 readable bytes by contract.
+        unsafe {
+            let d = L::splat_f16(from);
+            (
+                L::load_i8(from.add(2).cast()).mul(d),
+                L::load_i8(from.add(18).cast()).mul(d),
+            )
+        }
+    }
+}
+
+/// Calls `f` with each group of 32 weights of a row, the last one padded with zero bytes (only F32 and F16 have such rows).
+#[inline(always)]
+unsafe fn last_group<F: Format>(row: *const u8, row_bytes: usize, group: usize) -> [u8; 128] {
+    let mut bytes = [0u8; 128];
+    let start = group * F::BYTES;
+    // SAFETY: `start < row_bytes`, and fewer than F::BYTES ≤ 128 bytes are left of the row.
+    unsafe { std::ptr::copy_nonoverlapping(row.add(start), bytes.as_mut_ptr(), row_bytes - start) };
+    bytes
+}
+
+/// 32 weights times 32 activations, lane by lane, added to `acc`.
+#[inline(always)]
+unsafe fn add_group<F: Format, L: Lanes>(acc: &mut L, weights: *const u8, x: (L, L)) {
+    // SAFETY: the caller hands a whole group.
+    let (w0, w1) = unsafe { F::decode::<L>(weights) };
+    // SAFETY: the caller vouches for the instructions.
+    unsafe { *acc = w1.mul_add(x.1, w0.mul_add(x.0, *acc)) }
+}
+
+/// R rows times one token, their accumulators side by side so that additions overlap.
+#[inline(always)]
+unsafe fn dot_rows<F: Format, L: Lanes, const R: usize>(
+    rows: *const u8,
+    row_bytes: usize,
+    x: &[f32],
+) -> [f32; R] {
+    // SAFETY: the caller hands R rows of row_bytes each; x is padded to a multiple of 32 and covers every group of a row.
+    unsafe {
+        let mut acc = [L::splat(0.0); R];
+        let groups = row_bytes / F::BYTES;
+        let mut x = x.as_ptr();
+        for group in 0..groups {
+            let xs = (L::load(x), L::load(x.add(16)));
+            for (r, acc) in acc.iter_mut().enumerate() {
+                add_group::<F, L>(acc, rows.add(r * row_bytes + group * F::BYTES), xs);
+            }
+            x = x.add(32);
+        }
+        if groups * F::BYTES < row_bytes {
+            let xs = (L::load(x), L::load(x.add(16)));
+            for (r, acc) in acc.iter_mut().enumerate() {
+                let last = last_group::<F>(rows.add(r * row_bytes), row_bytes, groups);
+                add_group::<F, L>(acc, last.as_ptr(), xs);
+            }
+        }
+        let mut sums = [0.0; R];
+        for (sum, acc) in sums.iter_mut().zip(acc) {
+            *sum = acc.sum();
+        }
+        sums
+    }
+}
+
+/// Writes one row as f32, padded with zeros to a multiple of 32.
+#[inline(always)]
+unsafe fn expand_row<F: Format, L: Lanes>(row: *const u8, row_bytes: usize, out: &mut [f32]) {
+    // SAFETY: the row has row_bytes; out holds 32 values for each group, the last one included.
+    unsafe {
+        let groups = row_bytes / F::BYTES;
+        for group in 0..groups {
+            let (low, high) = F::decode::<L>(row.add(group * F::BYTES));
+            low.store(out.as_mut_ptr().add(group * 32));
+            high.store(out.as_mut_ptr().add(group * 32 + 16));
+        }
+        if groups * F::BYTES < row_bytes {
+            let (low, high) = F::decode::<L>(last_group::<F>(row, row_bytes, groups).as_ptr());
+            low.store(out.as_mut_ptr().add(groups * 32));
+            high.store(out.as_mut_ptr().add(groups * 32 + 16));
+        }
+    }
+}
+
+/// M expanded rows times N tokens.
+#[inline(always)]
+unsafe fn dot_block<L: Lanes, const M: usize, const N: usize>(
+    w: *const f32,
+    x: *const f32,
+    width: usize,
+) -> [[f32; N]; M] {
+    // SAFETY: w holds M and x holds N rows of `width` values, a multiple of 16.
+    unsafe {
+        let mut acc = [[L::splat(0.0); N]; M];
+        let mut k = 0;
+        while k < width {
+            let mut xs = [L::splat(0.0); N];
+            for (n, xv) in xs.iter_mut().enumerate() {
+                *xv = L::load(x.add(n * width + k));
+            }
+            for (m, row) in acc.iter_mut().enumerate() {
+                let wv = L::load(w.add(m * width + k));
+                for (a, xv) in row.iter_mut().zip(xs) {
+                    *a = wv.mul_add(xv, *a);
+                }
+            }
+            k += 16;
+        }
+        let mut sums = [[0.0; N]; M];
+        for (sums, acc) in sums.as_flattened_mut().iter_mut().zip(acc.as_flattened()) {
+            *sums = acc.sum();
+        }
+        sums
+    }
+}
+
+#[inline(always)]
+fn put(dst: &mut f32, value: f32, store: Store) {
+    match store {
+        Store::Set => *dst = value,
+        Store::Add => *dst += value,
+    }
+}
+
+/// Tokens from which expanding a row once and using it for all of them pays.
+const EXPAND_FROM: usize = 3;
+
+#[inline(always)]
+unsafe fn matmul_format<F: Format, L: Lanes, const R: usize, const M: usize, const N: usize>(
+    job: &MatMul<'_>,
+    dst: &mut [f32],
+    scratch: &mut [f32],
+) {
+    let row_bytes = job.kind.row_bytes(job.cols);
+    let rows = job.weights.len() / row_bytes;
+    let width = padded(job.cols);
+    assert!(job.x.len() >= job.tokens * width && job.weights.len() == rows * row_bytes);
+    assert!(dst.len() >= (job.tokens - 1) * job.dst_stride + job.first_row + rows);
+    let mut write = |row: usize, token: usize, value: f32| {
+        put(
+            &mut dst[token * job.dst_stride + job.first_row + row],
+            value,
+            job.store,
+        )
+    };
+    // SAFETY: the lengths were checked just above; kernels get whole rows only.
+    unsafe {
+        if job.tokens < EXPAND_FROM {
+            for token in 0..job.tokens {
+                let x = &job.x[token * width..][..width];
+                let mut row = 0;
+                while row + R <= rows {
+                    let sums = dot_rows::<F, L, R>(
+                        job.weights.as_ptr().add(row * row_bytes),
+                        row_bytes,
+                        x,
+                    );
+                    (0..R).for_each(|r| write(row + r, token, sums[r]));
+                    row += R;
+                }
+                while row < rows {
+                    write(
+                        row,
+                        token,
+                        dot_rows::<F, L, 1>(
+                            job.weights.as_ptr().add(row * row_bytes),
+                            row_bytes,
+                            x,
+                        )[0],
+                    );
+                    row += 1;
+                }
+            }
+        } else {
+            assert!(scratch.len() >= rows * width);
+            for row in 0..rows {
+                expand_row::<F, L>(
+                    job.weights.as_ptr().add(row * row_bytes),
+                    row_bytes,
+                    &mut scratch[row * width..][..width],
+                );
+            }
+            multiply_expanded::<L, M, N>(scratch, rows, job.x, job.tokens, width, write);
+        }
+    }
+}
+
+/// All rows times all tokens in blocks of M × N; the edges in blocks of one. Any blocking gives the same bits.
+#[inline(always)]
+unsafe fn multiply_expanded<L: Lanes, const M: usize, const N: usize>(
+    w: &[f32],
+    rows: usize,
+    x: &[f32],
+    tokens: usize,
+    width: usize,
+    mut write: impl FnMut(usize, usize, f32),
+) {
+    // SAFETY: w holds `rows` and x holds `tokens` rows of `width` values: asserted by the caller.
+    unsafe {
+        let (w, x) = (w.as_ptr(), x.as_ptr());
+        let mut token = 0;
+        while token < tokens {
+            let many = token + N <= tokens;
+            let mut row = 0;
+            while row < rows {
+                if many && row + M <= rows {
+                    let block =
+                        dot_block::<L, M, N>(w.add(row * width), x.add(token * width), width);
+                    for (m, sums) in block.iter().enumerate() {
+                        (0..N).for_each(|n| write(row + m, token + n, sums[n]));
+                    }
+                    row += M;
+                } else if many {
+                    let [sums] =
+                        dot_block::<L, 1, N>(w.add(row * width), x.add(token * width), width);
+                    (0..N).for_each(|n| write(row, token + n, sums[n]));
+                    row += 1;
+                } else {
+                    write(
+                        row,
+                        token,
+                        dot_block::<L, 1, 1>(w.add(row * width), x.add(token * width), width)[0][0],
+                    );
+                    row += 1;
+                }
+            }
+            token += if many { N } else { 1 };
+        }
+    }
+}
+
+/// The exhaustive match over storage formats.
+#[inline(always)]
+unsafe fn matmul<L: Lanes, const R: usize, const M: usize, const N: usize>(
+    job: &MatMul<'_>,
+    dst: &mut [f32],
+    scratch: &mut [f32],
+) {
+    // SAFETY: the caller vouches for the instructions; lengths are checked inside.
+    unsafe {
+        match job.kind {
+            TensorType::F32 => matmul_format::<F32, L, R, M, N>(job, dst, scratch),
+            TensorType::F16 => matmul_format::<F16, L, R, M, N>(job, dst, scratch),
+            TensorType::Q4_0 => matmul_format::<Q4_0, L, R, M, N>(job, dst, scratch),
+            TensorType::Q4_1 => matmul_format::<Q4_1, L, R, M, N>(job, dst, scratch),
+            TensorType::Q8_0 => matmul_format::<Q8_0, L, R, M, N>(job, dst, scratch),
+        }
+    }
+}
+
+/// out = x / √(mean(x²) + eps) × weight; all of them padded with zeros beyond `len`.
+#[inline(always)]
+unsafe fn rms_norm<L: Lanes>(x: &[f32], weight: &[f32], len: usize, eps: f32, out: &mut [f32]) {
+    let width = padded(len);
+    assert!(x.len() >= width && weight.len() >= width && out.len() >= width);
+    // SAFETY: lengths checked; width is a multiple of 16.
+    unsafe {
+        let mut squares = L::splat(0.0);
+        for k in (0..width).step_by(16) {
+            let v = L::load(x.as_ptr().add(k));
+            squares = v.mul_add(v, squares);
+        }
+        let scale = L::splat(1.0 / (squares.sum() / len as f32 + eps).sqrt());
+        for k in (0..width).step_by(16) {
+            let v = L::load(x.as_ptr().add(k)).mul(scale);
+            v.mul(L::load(weight.as_ptr().add(k)))
+                .store(out.as_mut_ptr().add(k));
+        }
+    }
+}
+
+/// gate = gate / (1 + e^-gate) × up.
+#[inline(always)]
+unsafe fn silu_gated<L: Lanes>(gate: &mut [f32], up: &[f32]) {
+    assert!(gate.len() == up.len() && gate.len().is_multiple_of(16));
+    // SAFETY: lengths checked.
+    unsafe {
+        for k in (0..gate.len()).step_by(16) {
+            let g = L::load(gate.as_ptr().add(k));
+            let denominator = exp(L::splat(0.0).sub(g)).add(L::splat(1.0));
+            g.div(denominator)
+                .mul(L::load(up.as_ptr().add(k)))
+                .store(gate.as_mut_ptr().add(k));
+        }
+    }
+}
+
+/// H query heads times P × 16 positions of one page.
+#[inline(always)]
+unsafe fn scores_block<L: Lanes, E: KvElement, const H: usize, const P: usize>(
+    q: *const f32,
+    head_dim: usize,
+    keys: *const E,
+) -> [[L; P]; H] {
+    // SAFETY: q holds H heads of head_dim; keys hold head_dim rows of PAGE_TOKENS and at least P × 16 of them from `keys` on.
+    unsafe {
+        let mut acc = [[L::splat(0.0); P]; H];
+        for d in 0..head_dim {
+            let mut k = [L::splat(0.0); P];
+            for (p, kv) in k.iter_mut().enumerate() {
+                *kv = E::load::<L>(keys.add(d * PAGE_TOKENS + p * 16));
+            }
+            for (h, row) in acc.iter_mut().enumerate() {
+                let qv = L::splat(*q.add(h * head_dim + d));
+                for (a, kv) in row.iter_mut().zip(k) {
+                    *a = qv.mul_add(kv, *a);
+                }
+            }
+        }
+        acc
+    }
+}
+
+/// Scores of H heads over all positions: `scores[h × stride + position]`, scaled.
+#[inline(always)]
+unsafe fn scores<L: Lanes, E: KvElement, const H: usize, const P: usize>(
+    job: &Attend<'_, E>,
+    q: &[f32],
+    out: &mut [f32],
+    stride: usize,
+) {
+    let scale = job.scale;
+    for page in 0..job.positions.div_ceil(PAGE_TOKENS) {
+        let keys = &job.pool[(job.key_offsets)(page)..][..job.head_dim * PAGE_TOKENS];
+        let in_page = (job.positions - page * PAGE_TOKENS).min(PAGE_TOKENS);
+        for first in (0..in_page).step_by(16 * P) {
+            // SAFETY: P divides the 16 vectors of a page, so the block stays inside the page and inside `out`, which holds whole pages.
+            unsafe {
+                let block =
+                    scores_block::<L, E, H, P>(q.as_ptr(), job.head_dim, keys.as_ptr().add(first));
+                for (h, row) in block.into_iter().enumerate() {
+                    for (p, v) in row.into_iter().enumerate() {
+                        let at = h * stride + page * PAGE_TOKENS + first + p * 16;
+                        v.mul(L::splat(scale)).store(out[at..][..16].as_mut_ptr());
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// In place: scores become e^(s - max); returns their sum. Lanes beyond `len` are set so that they count nothing.
+#[inline(always)]
+unsafe fn softmax_numerators<L: Lanes>(scores: &mut [f32], len: usize) -> f32 {
+    let width = len.next_multiple_of(16);
+    scores[len..width].fill(f32::NEG_INFINITY);
+    // SAFETY: `width` values are inside the slice, as indexing above has shown.
+    unsafe {
+        let mut largest = L::splat(f32::NEG_INFINITY);
+        for k in (0..width).step_by(16) {
+            largest = L::load(scores.as_ptr().add(k)).max(largest);
+        }
+        let largest = L::splat(largest.largest());
+        let mut sum = L::splat(0.0);
+        for k in (0..width).step_by(16) {
+            let e = exp(L::load(scores.as_ptr().add(k)).sub(largest));
+            sum = sum.add(e);
+            e.store(scores.as_mut_ptr().add(k));
+        }
+        sum.sum()
+    }
+}
+
+/// D × 16 elements of Σ_position weight × value, positions in order.
+#[inline(always)]
+unsafe fn values_block<L: Lanes, E: KvElement, const D: usize>(
+    job: &Attend<'_, E>,
+    weights: &[f32],
+    from: usize,
+) -> [L; D] {
+    // SAFETY: every page's values hold PAGE_TOKENS rows of value_stride elements, and from + D × 16 ≤ value_stride.
+    unsafe {
+        let mut acc = [L::splat(0.0); D];
+        for page in 0..job.positions.div_ceil(PAGE_TOKENS) {
+            let values = &job.pool[(job.value_offsets)(page)..][..job.value_stride * PAGE_TOKENS];
+            let in_page = (job.positions - page * PAGE_TOKENS).min(PAGE_TOKENS);
+            for (i, weight) in weights[page * PAGE_TOKENS..][..in_page].iter().enumerate() {
+                let row = values.as_ptr().add(i * job.value_stride + from);
+                let w = L::splat(*weight);
+                for (d, a) in acc.iter_mut().enumerate() {
+                    *a = w.mul_add(E::load::<L>(row.add(d * 16)), *a);
+                }
+            }
+        }
+        acc
+    }
+}
+
+/// Writes `values × factor` to `out[from..]`, cut at the head's width.
+#[inline(always)]
+unsafe fn write_head<L: Lanes, const D: usize>(
+    values: [L; D],
+    factor: f32,
+    from: usize,
+    out: &mut [f32],
+) {
+    for (d, v) in values.into_iter().enumerate() {
+        let mut lanes = [0.0f32; 16];
+        // SAFETY: `lanes` holds 16 values.
+        unsafe { v.mul(L::splat(factor)).store(lanes.as_mut_ptr()) };
+        let start = from + d * 16;
+        let n = out.len().saturating_sub(start).min(16);
+        out[start..start + n].copy_from_slice(&lanes[..n]);
+    }
+}
+
+/// softmax(scale × q·kᵀ) · v for one token and one key-value head; `out` is (head_dim, group), `buffer` holds whole pages for each query head.
+#[inline(always)]
+unsafe fn attend<L: Lanes, E: KvElement>(job: &Attend<'_, E>, buffer: &mut [f32], out: &mut [f32]) {
+    let group = job.queries.len() / job.head_dim;
+    let stride = job.positions.next_multiple_of(PAGE_TOKENS);
+    assert!(job.positions > 0 && buffer.len() >= group * stride && out.len() == job.queries.len());
+    // SAFETY: the caller vouches for the instructions; slices below carry their lengths.
+    unsafe {
+        let mut head = 0;
+        while head < group {
+            let q = &job.queries[head * job.head_dim..];
+            let to = &mut buffer[head * stride..];
+            head += match group - head {
+                1 => {
+                    scores::<L, E, 1, 4>(job, q, to, stride);
+                    1
+                }
+                2 => {
+                    scores::<L, E, 2, 2>(job, q, to, stride);
+                    2
+                }
+                3 => {
+                    scores::<L, E, 3, 2>(job, q, to, stride);
+                    3
+                }
+                _ => {
+                    scores::<L, E, 4, 1>(job, q, to, stride);
+                    4
+                }
+            };
+        }
+        for (h, out) in out.chunks_exact_mut(job.head_dim).enumerate() {
+            let weights = &mut buffer[h * stride..][..stride];
+            let factor = 1.0 / softmax_numerators::<L>(weights, job.positions);
+            let mut from = 0;
+            while from < job.value_stride {
+                if from + 64 <= job.value_stride {
+                    write_head(
+                        values_block::<L, E, 4>(job, weights, from),
+                        factor,
+                        from,
+                        out,
+                    );
+                    from += 64;
+                } else {
+                    write_head(
+                        values_block::<L, E, 1>(job, weights, from),
+                        factor,
+                        from,
+                        out,
+                    );
+                    from += 16;
+                }
+            }
+        }
+    }
+}
+
+/// The kernels of one instruction set.
+#[derive(Clone, Copy)]
+pub struct Kernels {
+    /// Rows of a matrix times tokens: (job, destination, scratch for expanded rows).
+    pub matmul: unsafe fn(&MatMul<'_>, &mut [f32], &mut [f32]),
+    /// (x, weight, len, eps, out).
+    pub rms_norm: unsafe fn(&[f32], &[f32], usize, f32, &mut [f32]),
+    /// (gate, up).
+    pub silu_gated: unsafe fn(&mut [f32], &[f32]),
+    /// Attention over an f16 cache: (job, buffer, out).
+    pub attend_f16: unsafe fn(&Attend<'_, f16>, &mut [f32], &mut [f32]),
+    /// Attention over an f32 cache: (job, buffer, out).
+    pub attend_f32: unsafe fn(&Attend<'_, f32>, &mut [f32], &mut [f32]),
+    /// Rows of a matrix, expanded to f32 with zero padding: (kind, bytes of one row, out).
+    pub expand_row: unsafe fn(TensorType, &[u8], &mut [f32]),
+}
+
+#[inline(always)]
+unsafe fn expand<L: Lanes>(kind: TensorType, row: &[u8], out: &mut [f32]) {
+    assert!(out.len() >= padded(row.len() / kind.block_bytes() * kind.block_len()));
+    // SAFETY: the output's length was checked; the row's is its own.
+    unsafe {
+        match kind {
+            TensorType::F32 => expand_row::<F32, L>(row.as_ptr(), row.len(), out),
+            TensorType::F16 => expand_row::<F16, L>(row.as_ptr(), row.len(), out),
+            TensorType::Q4_0 => expand_row::<Q4_0, L>(row.as_ptr(), row.len(), out),
+            TensorType::Q4_1 => expand_row::<Q4_1, L>(row.as_ptr(), row.len(), out),
+            TensorType::Q8_0 => expand_row::<Q8_0, L>(row.as_ptr(), row.len(), out),
+        }
+    }
+}
+
+/// Compiles every kernel for one instruction set: rows at once in decode, then the block of rows × tokens in prefill.
+macro_rules! compile {
+    ($name:ident, $doc:literal, $lanes:ty, $rows:literal, $m:literal x $n:literal $(, $feature:literal)?) => {
+        #[doc = $doc]
+        pub mod $name {
+            use super::*;
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn matmul(job: &MatMul<'_>, dst: &mut [f32], scratch: &mut [f32]) {
+                // SAFETY: this function is only reached through KERNELS, chosen after the CPU was asked.
+                unsafe { super::matmul::<$lanes, $rows, $m, $n>(job, dst, scratch) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn rms_norm(x: &[f32], weight: &[f32], len: usize, eps: f32, out: &mut [f32]) {
+                // SAFETY: as for matmul.
+                unsafe { super::rms_norm::<$lanes>(x, weight, len, eps, out) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn silu_gated(gate: &mut [f32], up: &[f32]) {
+                // SAFETY: as for matmul.
+                unsafe { super::silu_gated::<$lanes>(gate, up) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn attend_f16(job: &Attend<'_, f16>, buffer: &mut [f32], out: &mut [f32]) {
+                // SAFETY: as for matmul.
+                unsafe { super::attend::<$lanes, f16>(job, buffer, out) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn attend_f32(job: &Attend<'_, f32>, buffer: &mut [f32], out: &mut [f32]) {
+                // SAFETY: as for matmul.
+                unsafe { super::attend::<$lanes, f32>(job, buffer, out) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn expand_row(kind: TensorType, row: &[u8], out: &mut [f32]) {
+                // SAFETY: as for matmul.
+                unsafe { super::expand::<$lanes>(kind, row, out) }
+            }
+            /// This instruction set's kernels; calling them needs a CPU that has it.
+            pub const KERNELS: Kernels = Kernels { matmul, rms_norm, silu_gated, attend_f16, attend_f32, expand_row };
+        }
+    };
+}
+
+compile!(scalar, "Plain Rust.", super::super::lanes::Scalar, 1, 1 x 1);
+#[cfg(target_arch = "x86_64")]
+compile!(avx2, "AVX2, FMA and F16C.", super::super::lanes_x86::Avx2, 2, 2 x 3, "avx2,fma,f16c");
+#[cfg(target_arch = "x86_64")]
+compile!(avx512, "AVX-512 F, BW and VL.", super::super::lanes_x86::Avx512, 4, 4 x 6, "avx512f,avx512bw,avx512vl,avx2,fma,f16c");

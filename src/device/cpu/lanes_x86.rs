@@ -1,0 +1,366 @@
+//! The sixteen lanes on x86-64: two 256-bit registers (AVX2, FMA, F16C) or one of 512 bits (AVX-512 F, BW, VL).
+
+use std::arch::x86_64::*;
+
+use half::f16;
+
+use super::lanes::Lanes;
+
+/// Two 256-bit registers; needs AVX2, FMA and F16C.
+#[derive(Clone, Copy)]
+pub struct Avx2(__m256, __m256);
+
+#[inline(always)]
+unsafe fn widen_bytes(bytes: __m128i) -> Avx2 {
+    // SAFETY: the caller vouches for AVX2; no memory is touched.
+    unsafe {
+        let low = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes));
+        let high = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128::<8>(bytes)));
+        Avx2(low, high)
+    }
+}
+
+/// Closures over vectors are not inlined into functions that have the instructions, hence two trees instead of one with a parameter.
+#[inline(always)]
+unsafe fn sum_tree(v: __m256) -> f32 {
+    // SAFETY: the caller vouches for AVX2; no memory is touched.
+    unsafe {
+        let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_add_ps(two, _mm_shuffle_ps::<1>(two, two)))
+    }
+}
+
+#[inline(always)]
+unsafe fn max_tree(v: __m256) -> f32 {
+    // SAFETY: the caller vouches for AVX2; no memory is touched.
+    unsafe {
+        let four = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+        let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_max_ps(two, _mm_shuffle_ps::<1>(two, two)))
+    }
+}
+
+#[inline(always)]
+unsafe fn shift_exponent(a: __m256, n: __m256) -> __m256 {
+    // SAFETY: the caller vouches for AVX2; no memory is touched.
+    unsafe {
+        let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(n));
+        _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), exponent))
+    }
+}
+
+// SAFETY (for every body below): the trait's contract gives the instructions and the pointers' ranges.
+impl Lanes for Avx2 {
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        // SAFETY: AVX2 by the trait's contract.
+        unsafe { Self(_mm256_set1_ps(value), _mm256_set1_ps(value)) }
+    }
+    #[inline(always)]
+    unsafe fn splat_f16(from: *const u8) -> Self {
+        // SAFETY: two readable bytes by the trait's contract; x86 is little-endian.
+        unsafe {
+            let v = _mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(
+                from.cast::<u16>().read_unaligned(),
+            )));
+            Self(_mm256_broadcastss_ps(v), _mm256_broadcastss_ps(v))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: 16 readable f32 by the trait's contract; unaligned loads.
+        unsafe { Self(_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))) }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(from: *const f16) -> Self {
+        // SAFETY: 16 readable f16 by the trait's contract; unaligned loads.
+        unsafe {
+            Self(
+                _mm256_cvtph_ps(_mm_loadu_si128(from.cast())),
+                _mm256_cvtph_ps(_mm_loadu_si128(from.add(8).cast())),
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_low_nibbles(from: *const u8) -> Self {
+        // SAFETY: 16 readable bytes by the trait's contract; unaligned load.
+        unsafe {
+            widen_bytes(_mm_and_si128(
+                _mm_loadu_si128(from.cast()),
+                _mm_set1_epi8(15),
+            ))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_high_nibbles(from: *const u8) -> Self {
+        // SAFETY: 16 readable bytes by the trait's contract; unaligned load.
+        unsafe {
+            widen_bytes(_mm_and_si128(
+                _mm_srli_epi16::<4>(_mm_loadu_si128(from.cast())),
+                _mm_set1_epi8(15),
+            ))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        // SAFETY: 16 readable bytes by the trait's contract; unaligned load.
+        unsafe {
+            let bytes = _mm_loadu_si128(from.cast());
+            let low = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+            let high = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128::<8>(bytes)));
+            Self(low, high)
+        }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: 16 writable f32 by the trait's contract; unaligned stores.
+        unsafe {
+            _mm256_storeu_ps(to, self.0);
+            _mm256_storeu_ps(to.add(8), self.1);
+        }
+    }
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        // SAFETY: AVX2 by the trait's contract.
+        unsafe {
+            Self(
+                _mm256_add_ps(self.0, other.0),
+                _mm256_add_ps(self.1, other.1),
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        // SAFETY: AVX2 by the trait's contract.
+        unsafe {
+            Self(
+                _mm256_sub_ps(self.0, other.0),
+                _mm256_sub_ps(self.1, other.1),
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        // SAFETY: AVX2 by the trait's contract.
+        unsafe {
+            Self(
+                _mm256_mul_ps(self.0, other.0),
+                _mm256_mul_ps(self.1, other.1),
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn div(self, other: Self) -> Self {
+        // SAFETY: AVX2 by the trait's contract.
+        unsafe {
+            Self(
+                _mm256_div_ps(self.0, other.0),
+                _mm256_div_ps(self.1, other.1),
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn mul_add(self, a: Self, b: Self) -> Self {
+        // SAFETY: FMA by the trait's contract.
+        unsafe {
+            Self(
+                _mm256_fmadd_ps(self.0, a.0, b.0),
+                _mm256_fmadd_ps(self.1, a.1, b.1),
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn min(self, other: Self) -> Self {
+        // SAFETY: AVX2 by the trait's contract.
+        unsafe {
+            Self(
+                _mm256_min_ps(self.0, other.0),
+                _mm256_min_ps(self.1, other.1),
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        // SAFETY: AVX2 by the trait's contract.
+        unsafe {
+            Self(
+                _mm256_max_ps(self.0, other.0),
+                _mm256_max_ps(self.1, other.1),
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn keep_where_ge(self, of: Self, bound: Self) -> Self {
+        // SAFETY: AVX2 by the trait's contract.
+        unsafe {
+            Self(
+                _mm256_and_ps(self.0, _mm256_cmp_ps::<_CMP_GE_OQ>(of.0, bound.0)),
+                _mm256_and_ps(self.1, _mm256_cmp_ps::<_CMP_GE_OQ>(of.1, bound.1)),
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn scale_by_pow2(self, n: Self) -> Self {
+        // SAFETY: AVX2 by the trait's contract.
+        unsafe { Self(shift_exponent(self.0, n.0), shift_exponent(self.1, n.1)) }
+    }
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        // SAFETY: AVX2 by the trait's contract.
+        unsafe { sum_tree(_mm256_add_ps(self.0, self.1)) }
+    }
+    #[inline(always)]
+    unsafe fn largest(self) -> f32 {
+        // SAFETY: AVX2 by the trait's contract.
+        unsafe { max_tree(_mm256_max_ps(self.0, self.1)) }
+    }
+}
+
+/// One 512-bit register; needs AVX-512 F, BW and VL.
+#[derive(Clone, Copy)]
+pub struct Avx512(__m512);
+
+impl Avx512 {
+    #[inline(always)]
+    unsafe fn halves(self) -> (__m256, __m256) {
+        // SAFETY: AVX-512 by the trait's contract.
+        unsafe {
+            let high = _mm512_extractf64x4_pd::<1>(_mm512_castps_pd(self.0));
+            (_mm512_castps512_ps256(self.0), _mm256_castpd_ps(high))
+        }
+    }
+}
+
+impl Lanes for Avx512 {
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        // SAFETY: AVX-512 by the trait's contract.
+        unsafe { Self(_mm512_set1_ps(value)) }
+    }
+    #[inline(always)]
+    unsafe fn splat_f16(from: *const u8) -> Self {
+        // SAFETY: two readable bytes by the trait's contract; x86 is little-endian.
+        unsafe {
+            let v = _mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(
+                from.cast::<u16>().read_unaligned(),
+            )));
+            Self(_mm512_broadcastss_ps(v))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: 16 readable f32 by the trait's contract; unaligned load.
+        unsafe { Self(_mm512_loadu_ps(from)) }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(from: *const f16) -> Self {
+        // SAFETY: 16 readable f16 by the trait's contract; unaligned load.
+        unsafe { Self(_mm512_cvtph_ps(_mm256_loadu_si256(from.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn load_low_nibbles(from: *const u8) -> Self {
+        // SAFETY: 16 readable bytes by the trait's contract; unaligned load.
+        unsafe {
+            let dwords = _mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()));
+            Self(_mm512_cvtepi32_ps(_mm512_and_si512(
+                dwords,
+                _mm512_set1_epi32(15),
+            )))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_high_nibbles(from: *const u8) -> Self {
+        // SAFETY: 16 readable bytes by the trait's contract; unaligned load.
+        unsafe {
+            let dwords = _mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()));
+            Self(_mm512_cvtepi32_ps(_mm512_srli_epi32::<4>(dwords)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        // SAFETY: 16 readable bytes by the trait's contract; unaligned load.
+        unsafe {
+            Self(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(
+                from.cast(),
+            ))))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: 16 writable f32 by the trait's contract; unaligned store.
+        unsafe { _mm512_storeu_ps(to, self.0) }
+    }
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        // SAFETY: AVX-512 by the trait's contract.
+        unsafe { Self(_mm512_add_ps(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        // SAFETY: AVX-512 by the trait's contract.
+        unsafe { Self(_mm512_sub_ps(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        // SAFETY: AVX-512 by the trait's contract.
+        unsafe { Self(_mm512_mul_ps(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn div(self, other: Self) -> Self {
+        // SAFETY: AVX-512 by the trait's contract.
+        unsafe { Self(_mm512_div_ps(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn mul_add(self, a: Self, b: Self) -> Self {
+        // SAFETY: AVX-512 by the trait's contract.
+        unsafe { Self(_mm512_fmadd_ps(self.0, a.0, b.0)) }
+    }
+    #[inline(always)]
+    unsafe fn min(self, other: Self) -> Self {
+        // SAFETY: AVX-512 by the trait's contract.
+        unsafe { Self(_mm512_min_ps(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        // SAFETY: AVX-512 by the trait's contract.
+        unsafe { Self(_mm512_max_ps(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn keep_where_ge(self, of: Self, bound: Self) -> Self {
+        // SAFETY: AVX-512 by the trait's contract.
+        unsafe {
+            Self(_mm512_maskz_mov_ps(
+                _mm512_cmp_ps_mask::<_CMP_GE_OQ>(of.0, bound.0),
+                self.0,
+            ))
+        }
+    }
+    #[inline(always)]
+    unsafe fn scale_by_pow2(self, n: Self) -> Self {
+        // SAFETY: AVX-512 by the trait's contract.
+        unsafe {
+            let exponent = _mm512_slli_epi32::<23>(_mm512_castps_si512(n.0));
+            Self(_mm512_castsi512_ps(_mm512_add_epi32(
+                _mm512_castps_si512(self.0),
+                exponent,
+            )))
+        }
+    }
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        // SAFETY: AVX-512 by the trait's contract.
+        unsafe {
+            let (low, high) = self.halves();
+            sum_tree(_mm256_add_ps(low, high))
+        }
+    }
+    #[inline(always)]
+    unsafe fn largest(self) -> f32 {
+        // SAFETY: AVX-512 by the trait's contract.
+        unsafe {
+            let (low, high) = self.halves();
+            max_tree(_mm256_max_ps(low, high))
+        }
+    }
+}

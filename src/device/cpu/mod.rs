@@ -1,0 +1,463 @@
+//! The cpu device: one thread, one arithmetic, results that no chunking and no instruction set can change.
+//!
+//! A step is a walk over (stage, tile); `poll` runs tiles until its time is up, so a step of any model can be left at any moment.
+
+pub mod isa;
+pub mod kernels;
+pub mod lanes;
+#[cfg(target_arch = "x86_64")]
+mod lanes_x86;
+pub mod naive;
+pub mod program;
+mod rope;
+mod run;
+
+use std::time::Instant;
+
+use half::f16;
+
+use self::isa::Isa;
+use self::kernels::{Kernels, padded};
+use self::program::{BUFS, Buf, Program, Stage};
+use super::{
+    Capacity, Device, DeviceError, LoadProgress, Memory, Output, PAGE_TOKENS, PageId, Rows, Step,
+};
+use crate::model::plan::{Plan, Shape, TensorId};
+use crate::model::weights::Weights;
+use crate::sampling::{SampleStep, Sampler};
+
+/// Most tokens a step holds: enough that expanding a weight once for all of them costs little, few enough that activations stay in cache.
+pub const STEP_TOKENS_MAX: usize = 64;
+
+/// Bytes of the mapped file that are brought in between two looks at the clock.
+const LOAD_PIECE_BYTES: usize = 1 << 20;
+
+/// Room for expanded weights, in values: 128 KiB stay in the second-level cache beside the activations.
+const EXPANDED_MAX: usize = 32 * 1024;
+
+/// How keys and values are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvType {
+    /// 16-bit floats.
+    F16,
+    /// 32-bit floats.
+    F32,
+}
+
+/// How a cpu device is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct CpuOptions {
+    /// Tokens that the KV pool must hold; rounded up to whole pages.
+    pub context: usize,
+    /// How keys and values are stored.
+    pub kv: KvType,
+    /// Which kernels.
+    pub isa: Isa,
+}
+
+/// Why a cpu device cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum CpuError {
+    /// The allocator refused.
+    #[error("{bytes} bytes for {what} cannot be allocated; a smaller --ctx needs less")]
+    Memory {
+        /// What they were for.
+        what: &'static str,
+        /// How many.
+        bytes: u64,
+    },
+    /// A plan that these kernels cannot run.
+    #[error("the cpu device cannot run this model: {0}")]
+    Unsupported(String),
+}
+
+/// The KV pool: pages one after the other; see `run.rs` for the layout inside a page.
+enum Pool {
+    F16(Vec<f16>),
+    F32(Vec<f32>),
+}
+
+impl Pool {
+    fn new(kv: KvType, pages: usize, page_elements: usize) -> Result<Self, CpuError> {
+        let what = "the KV cache";
+        let elements = pages.checked_mul(page_elements).ok_or(CpuError::Memory {
+            what,
+            bytes: u64::MAX,
+        })?;
+        Ok(match kv {
+            KvType::F16 => Pool::F16(zeroed(elements, what)?),
+            KvType::F32 => Pool::F32(zeroed(elements, what)?),
+        })
+    }
+}
+
+/// The step under way.
+struct Current {
+    pages: Vec<PageId>,
+    tokens: Vec<u32>,
+    position: usize,
+    rows: Rows,
+    stage: usize,
+    tile: usize,
+}
+
+impl Current {
+    /// None yet, with room for the largest.
+    fn with_capacity(pages: usize) -> Self {
+        Self {
+            pages: Vec::with_capacity(pages),
+            tokens: Vec::with_capacity(STEP_TOKENS_MAX),
+            position: 0,
+            rows: Rows::None,
+            stage: 0,
+            tile: 0,
+        }
+    }
+}
+
+/// What `poll` has to do.
+enum Job {
+    Idle,
+    Forward,
+    /// Finished when it was asked for; waits to be fetched.
+    Done(Output),
+}
+
+/// Whether the logits buffer holds what the last forward asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Logits {
+    /// They are of no finished step.
+    Stale,
+    /// They are of the last step.
+    Ready,
+}
+
+/// A model on the cpu.
+pub struct CpuDevice {
+    plan: Plan,
+    weights: Weights,
+    file: Box<dyn AsRef<[u8]>>,
+    /// Vectors of the plan (norms, factors), widened and padded; empty for matrices.
+    vectors: Vec<Vec<f32>>,
+    isa: Isa,
+    kernels: Kernels,
+    program: Program,
+    bufs: [Vec<f32>; BUFS],
+    /// Distance between two tokens in a buffer.
+    strides: [usize; BUFS],
+    ropes: Vec<rope::Angles>,
+    expanded: Vec<f32>,
+    scores: Vec<f32>,
+    pool: Pool,
+    page_elements: usize,
+    /// Where a layer's keys and values begin inside a page.
+    layer_offsets: Vec<usize>,
+    capacity: Capacity,
+    loaded_bytes: u64,
+    current: Current,
+    job: Job,
+    logits: Logits,
+    sampler: Sampler,
+}
+
+/// Zeroed memory that the system hands out page by page as it is touched, or an error instead of an abort.
+fn zeroed<T: bytemuck::Zeroable>(len: usize, what: &'static str) -> Result<Vec<T>, CpuError> {
+    let bytes = (len as u64).saturating_mul(size_of::<T>() as u64);
+    bytemuck::allocation::try_zeroed_vec(len).map_err(|()| CpuError::Memory { what, bytes })
+}
+
+/// Elements that one page takes for all layers, and where each layer begins. Values are padded to 16 a row so that vectors never run over.
+fn page_layout(plan: &Plan) -> (usize, Vec<usize>) {
+    let mut offset = 0;
+    let offsets = plan.kv.iter().map(|kv| {
+        let begin = offset;
+        offset += kv.n_kv_heads * PAGE_TOKENS * (kv.head_dim + kv.head_dim.next_multiple_of(16));
+        begin
+    });
+    let offsets = offsets.collect();
+    (offset, offsets)
+}
+
+/// Query heads that share a key head, in the layer where they are most.
+fn queries_a_kv_head(plan: &Plan, q_stride: usize) -> usize {
+    let groups = plan
+        .kv
+        .iter()
+        .map(|kv| q_stride / (kv.n_kv_heads * kv.head_dim));
+    groups.max().unwrap_or(1)
+}
+
+impl CpuDevice {
+    /// Sets up everything that steps will need; the weights stay where they are, in `file`, and are brought in by `load_some`.
+    pub fn new(
+        plan: Plan,
+        weights: Weights,
+        file: Box<dyn AsRef<[u8]>>,
+        options: CpuOptions,
+    ) -> Result<Self, CpuError> {
+        let kernels = options.isa.kernels();
+        let kernels = kernels.ok_or_else(|| {
+            CpuError::Unsupported(format!("this machine has no {}", options.isa.name()))
+        })?;
+        let program = program::compile(&plan);
+        let strides = strides(&program)?;
+        let (page_elements, layer_offsets) = page_layout(&plan);
+        let pages = options.context.div_ceil(PAGE_TOKENS);
+        let pool = Pool::new(options.kv, pages, page_elements)?;
+        let mut bufs: [Vec<f32>; BUFS] = Default::default();
+        for (buf, stride) in bufs.iter_mut().zip(strides) {
+            *buf = zeroed(stride * STEP_TOKENS_MAX, "activations")?;
+        }
+        let widest = strides[..Buf::Logits as usize]
+            .iter()
+            .copied()
+            .max()
+            .unwrap_or(0);
+        let vectors = widen_vectors(&plan, &weights, (*file).as_ref())?;
+        let ropes = program
+            .ropes
+            .iter()
+            .map(|r| rope::Angles::new(r, &vectors, STEP_TOKENS_MAX))
+            .collect();
+        let capacity = Capacity {
+            step_tokens_max: STEP_TOKENS_MAX,
+            pages,
+            vocab: plan.n_vocab,
+        };
+        let group = queries_a_kv_head(&plan, strides[Buf::Q as usize]);
+        Ok(Self {
+            expanded: zeroed(EXPANDED_MAX.max(8 * widest), "expanded weights")?,
+            scores: zeroed((group + 1) * pages * PAGE_TOKENS, "attention scores")?,
+            sampler: Sampler::new(plan.n_vocab),
+            current: Current::with_capacity(pages),
+            job: Job::Idle,
+            logits: Logits::Stale,
+            loaded_bytes: 0,
+            isa: options.isa,
+            plan,
+            weights,
+            file,
+            vectors,
+            kernels,
+            program,
+            bufs,
+            strides,
+            ropes,
+            pool,
+            page_elements,
+            layer_offsets,
+            capacity,
+        })
+    }
+
+    /// "cpu (avx2)".
+    pub fn name(&self) -> String {
+        format!("cpu ({})", self.isa.name())
+    }
+
+    /// The plan that it runs.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn vector(&self, id: TensorId) -> &[f32] {
+        &self.vectors[id.0]
+    }
+
+    /// Refuses what would read or write where it must not.
+    fn check(&self, step: &Step<'_>) -> Result<(), DeviceError> {
+        let end = step.position.saturating_add(step.tokens.len());
+        let wrong = if step.tokens.is_empty() || step.tokens.len() > STEP_TOKENS_MAX {
+            format!(
+                "a step of {} tokens; 1 to {STEP_TOKENS_MAX} are possible",
+                step.tokens.len()
+            )
+        } else if end > step.pages.len().saturating_mul(PAGE_TOKENS) {
+            format!(
+                "a step up to position {end}, but {} pages hold {}",
+                step.pages.len(),
+                step.pages.len() * PAGE_TOKENS
+            )
+        } else if step.pages.len() > self.capacity.pages {
+            format!(
+                "{} pages, but the pool has {}",
+                step.pages.len(),
+                self.capacity.pages
+            )
+        } else if let Some(page) = step
+            .pages
+            .iter()
+            .find(|p| p.0 as usize >= self.capacity.pages)
+        {
+            format!("page {}, but the pool has {}", page.0, self.capacity.pages)
+        } else if let Some(token) = step
+            .tokens
+            .iter()
+            .find(|t| **t as usize >= self.capacity.vocab)
+        {
+            format!(
+                "token id {token}; the vocabulary has {}",
+                self.capacity.vocab
+            )
+        } else {
+            return Ok(());
+        };
+        Err(DeviceError::Step(wrong))
+    }
+}
+
+/// The distance between two tokens in each buffer; every product must find its input padded as the kernels expect it.
+fn strides(program: &Program) -> Result<[usize; BUFS], CpuError> {
+    let all = [
+        Buf::X,
+        Buf::Xn,
+        Buf::Q,
+        Buf::K,
+        Buf::V,
+        Buf::Heads,
+        Buf::Gate,
+        Buf::Up,
+        Buf::Logits,
+    ];
+    let strides = all.map(|buf| match buf {
+        Buf::Logits => program.width(buf),
+        Buf::X | Buf::Xn | Buf::Q | Buf::K | Buf::V | Buf::Heads | Buf::Gate | Buf::Up => {
+            padded(program.width(buf))
+        }
+    });
+    for stage in &program.stages {
+        if let Stage::MatMul { matrix, from, .. } = stage
+            && padded(matrix.cols) != strides[*from as usize]
+        {
+            return Err(CpuError::Unsupported(format!(
+                "layers of different widths ({} and {})",
+                matrix.cols, strides[*from as usize]
+            )));
+        }
+    }
+    Ok(strides)
+}
+
+/// Norms and factors are small: they are kept as f32, padded with zeros.
+fn widen_vectors(plan: &Plan, weights: &Weights, file: &[u8]) -> Result<Vec<Vec<f32>>, CpuError> {
+    let widen = |(i, decl): (usize, &crate::model::plan::TensorDecl)| match decl.shape {
+        Shape::Matrix(..) => Ok(Vec::new()),
+        Shape::Vector(len) => {
+            let weight = weights.get(TensorId(i));
+            let mut values = vec![0.0; padded(len)];
+            let decoded = weight
+                .kind
+                .dequantize(&file[weight.offset..][..weight.bytes], &mut values[..len]);
+            decoded
+                .map(|()| values)
+                .map_err(|e| CpuError::Unsupported(format!("{}: {e}", decl.name)))
+        }
+    };
+    plan.tensors.iter().enumerate().map(widen).collect()
+}
+
+impl Device for CpuDevice {
+    fn load_some(&mut self, until: Instant) -> Result<LoadProgress, DeviceError> {
+        let total = self.weights.total_bytes();
+        let mut begin = 0u64;
+        for weight in self.weights.iter() {
+            let bytes = &(*self.file).as_ref()[weight.offset..][..weight.bytes];
+            let mut at =
+                usize::try_from(self.loaded_bytes.saturating_sub(begin)).unwrap_or(usize::MAX);
+            while at < bytes.len() {
+                let piece = &bytes[at..bytes.len().min(at + LOAD_PIECE_BYTES)];
+                // one read a page makes the system bring it in
+                std::hint::black_box(piece.iter().step_by(4096).fold(0u8, |a, b| a ^ b));
+                at += piece.len();
+                self.loaded_bytes += piece.len() as u64;
+                if Instant::now() >= until {
+                    return Ok(LoadProgress {
+                        processed: self.loaded_bytes,
+                        total,
+                    });
+                }
+            }
+            begin += weight.bytes as u64;
+        }
+        Ok(LoadProgress {
+            processed: total,
+            total,
+        })
+    }
+
+    fn forward(&mut self, step: Step<'_>) -> Result<(), DeviceError> {
+        self.check(&step)?;
+        let c = &mut self.current;
+        c.pages.clear();
+        c.pages.extend_from_slice(step.pages);
+        c.tokens.clear();
+        c.tokens.extend_from_slice(step.tokens);
+        (c.position, c.rows, c.stage, c.tile) = (step.position, step.rows, 0, 0);
+        self.job = Job::Forward;
+        self.logits = Logits::Stale;
+        Ok(())
+    }
+
+    fn sample(&mut self, step: SampleStep<'_>) -> Result<(), DeviceError> {
+        if self.logits == Logits::Stale {
+            let problem =
+                "there are no logits to draw from: the last step asked for none or did not finish";
+            return Err(DeviceError::Step(problem.into()));
+        }
+        let logits = &self.bufs[Buf::Logits as usize][self.last_row() * self.capacity.vocab..]
+            [..self.capacity.vocab];
+        let sampled = self
+            .sampler
+            .sample(logits, &step)
+            .map_err(|e| DeviceError::Step(e.to_string()))?;
+        self.job = Job::Done(Output::Sampled(sampled));
+        Ok(())
+    }
+
+    fn poll(&mut self, until: Instant) -> Result<Option<Output>, DeviceError> {
+        match std::mem::replace(&mut self.job, Job::Idle) {
+            Job::Idle => Ok(None),
+            Job::Done(output) => Ok(Some(output)),
+            Job::Forward => {
+                let done = self.run_until(until);
+                if !done {
+                    self.job = Job::Forward;
+                } else if self.current.rows != Rows::None {
+                    self.logits = Logits::Ready;
+                }
+                Ok(done.then_some(Output::Forwarded))
+            }
+        }
+    }
+
+    fn abort(&mut self) {
+        self.job = Job::Idle;
+    }
+
+    fn read_logits(&mut self, row: usize, out: &mut [f32]) {
+        let vocab = self.capacity.vocab;
+        out.copy_from_slice(&self.bufs[Buf::Logits as usize][row * vocab..][..vocab]);
+    }
+
+    fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
+    fn memory(&self) -> Memory {
+        let kv = match &self.pool {
+            Pool::F16(pool) => size_of_val(pool.as_slice()),
+            Pool::F32(pool) => size_of_val(pool.as_slice()),
+        };
+        let scratch: usize = self
+            .bufs
+            .iter()
+            .chain([&self.expanded, &self.scores])
+            .map(|b| size_of_val(b.as_slice()))
+            .sum();
+        Memory {
+            weights_bytes: self.weights.total_bytes(),
+            kv_bytes: kv as u64,
+            scratch_bytes: scratch as u64,
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What every backend can do. The worker drives a [`Device`] in slices of time and never learns which one it is.
+
+pub mod cpu;
+
+use std::time::Instant;
+
+use crate::sampling::{SampleStep, Sampled};
+
+/// Positions a KV page holds.
+pub const PAGE_TOKENS: usize = 256;
+
+/// A page of the device's KV pool. Who holds which page is written in page tables that no device owns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PageId(pub u32);
+
+/// For which rows of a step logits are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rows {
+    /// None: a chunk of a prompt that another chunk follows.
+    None,
+    /// The last row alone: what sampling needs.
+    Last,
+    /// Every row, for teacher-forced scoring.
+    All,
+}
+
+/// One pass of some tokens of one sequence through the model.
+#[derive(Clone, Copy, Debug)]
+pub struct Step<'a> {
+    /// The sequence's pages in order; position `p` lies in `pages[p / PAGE_TOKENS]`.
+    pub pages: &'a [PageId],
+    /// Token ids, at least one, at most [`Capacity::step_tokens_max`], each below the vocabulary's size.
+    pub tokens: &'a [u32],
+    /// Position of the first token; everything before it is already in the pages.
+    pub position: usize,
+    /// Which logits are wanted.
+    pub rows: Rows,
+}
+
+/// What a finished piece of work gives back.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// A [`Device::forward`] is done; its keys, values and logits are in place.
+    Forwarded,
+    /// A [`Device::sample`] is done.
+    Sampled(Sampled),
+}
+
+/// What a device was built for; fixed from the moment the load is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Most tokens that one step may hold.
+    pub step_tokens_max: usize,
+    /// Pages in the KV pool.
+    pub pages: usize,
+    /// Entries in the vocabulary: logits a row.
+    pub vocab: usize,
+}
+
+/// Bytes that the device holds, by what they are for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Weights, as they lie in memory (mapped file pages count).
+    pub weights_bytes: u64,
+    /// The KV pool.
+    pub kv_bytes: u64,
+    /// Activations, logits and other scratch.
+    pub scratch_bytes: u64,
+}
+
+/// How far a load is. `processed == total` says that it is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LoadProgress {
+    /// Bytes of weights in place.
+    pub processed: u64,
+    /// Bytes of weights in all.
+    pub total: u64,
+}
+
+/// Why a device could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// This step failed; the device can take the next one.
+    #[error("{0}")]
+    Step(String),
+    /// Nothing more can be expected of this device; the process has to end.
+    #[error("the device is lost: {0}")]
+    Lost(String),
+}
+
+/// A backend that holds one model. One piece of work is under way at a time: `forward` or `sample` starts it,
+/// `poll` drives it until it is done, `abort` forgets it.
+pub trait Device {
+    /// Brings weights into place until `until`; called again until `processed == total`. Nothing else is called before.
+    fn load_some(&mut self, until: Instant) -> Result<LoadProgress, DeviceError>;
+
+    /// Starts a step. Its keys and values are written to its pages at `position..position + tokens.len()`.
+    fn forward(&mut self, step: Step<'_>) -> Result<(), DeviceError>;
+
+    /// Starts drawing a token from the logits of the last row of the last forward.
+    fn sample(&mut self, step: SampleStep<'_>) -> Result<(), DeviceError>;
+
+    /// Works until the piece under way is done (`Some`) or `until` has come (`None`): it returns at most a few
+    /// milliseconds late. Returns `None` at once when nothing is under way.
+    fn poll(&mut self, until: Instant) -> Result<Option<Output>, DeviceError>;
+
+    /// Forgets the piece under way. Pages written by it hold unspecified values at the step's positions and nowhere else.
+    fn abort(&mut self);
+
+    /// Copies the logits of a row of the last forward (row 0 for [`Rows::Last`]). `out` holds [`Capacity::vocab`] values. For tests and traces.
+    fn read_logits(&mut self, row: usize, out: &mut [f32]);
+
+    /// What the device was built for.
+    fn capacity(&self) -> Capacity;
+
+    /// What the device holds.
+    fn memory(&self) -> Memory;
+}

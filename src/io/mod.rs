@@ -1,0 +1,155 @@
+//! The process's descriptors: the only code that touches fds 0 and 1. One poll(2) covers stdin, stdout, stderr, the signals and the
+//! watched parent; nothing here ever blocks but that poll.
+//!
+//! O_NONBLOCK is never set on an inherited descriptor, since the flag is shared with whoever else holds it. What that takes for
+//! each kind of descriptor stands in `sink.rs` and `source.rs`.
+
+mod kind;
+mod signals;
+mod sink;
+mod source;
+mod watch;
+
+pub use sink::Sink;
+pub use source::{Read, Source};
+pub use watch::{ParentWatch, WatchError};
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::worker::Signal;
+use signals::Signals;
+
+/// Where what others print to fd 1 goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StrayOutput {
+    /// Nowhere.
+    Discard,
+    /// To stderr.
+    Stderr,
+}
+
+/// Whether stdin is to be read when something has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// Nothing but the ends of things.
+    NoInput,
+    /// Input too.
+    Input,
+}
+
+/// What a poll found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Stdin has something to read, or its end.
+    pub input: bool,
+    /// Nobody reads stdout any more.
+    pub stdout_lost: bool,
+    /// The watched process has ended.
+    pub parent_lost: bool,
+    /// Signals that came.
+    pub signals: Vec<Signal>,
+}
+
+/// All descriptors of the process.
+pub struct Io {
+    /// Requests come in here.
+    pub stdin: Source,
+    /// Events go out here.
+    pub stdout: Sink,
+    /// The log goes out here.
+    pub stderr: Sink,
+    signals: Signals,
+    parent: Option<ParentWatch>,
+}
+
+impl Io {
+    /// Takes the process's three descriptors and begins to listen to signals. From here on nobody else's output can get into
+    /// stdout: fd 1 is a private descriptor now, and what is printed to number 1 goes where `stray` says.
+    ///
+    /// # Errors
+    ///
+    /// One of the descriptors cannot be examined or duplicated, or signals cannot be listened to.
+    pub fn take(stray: StrayOutput) -> io::Result<Self> {
+        let signals = Signals::listen()?;
+        let stdout = Sink::new(rustix::io::fcntl_dupfd_cloexec(io::stdout().as_fd(), 3)?)?;
+        let stderr = Sink::new(rustix::io::fcntl_dupfd_cloexec(io::stderr().as_fd(), 3)?)?;
+        match stray {
+            StrayOutput::Discard => {
+                rustix::stdio::dup2_stdout(std::fs::File::options().write(true).open("/dev/null")?)?
+            }
+            StrayOutput::Stderr => rustix::stdio::dup2_stdout(io::stderr().as_fd())?,
+        }
+        let stdin = Source::new(rustix::io::fcntl_dupfd_cloexec(io::stdin().as_fd(), 3)?)?;
+        Ok(Self {
+            stdin,
+            stdout,
+            stderr,
+            signals,
+            parent: None,
+        })
+    }
+
+    /// Watches a process from now on.
+    pub fn watch(&mut self, parent: ParentWatch) {
+        self.parent = Some(parent);
+    }
+
+    /// Waits until something has come, output can go on, or `timeout` is over (`None`: as long as it takes).
+    ///
+    /// # Errors
+    ///
+    /// poll(2) itself failed.
+    pub fn poll(&mut self, want: Want, timeout: Option<Duration>) -> io::Result<Found> {
+        let timeout = timeout.map(|t| {
+            Timespec::try_from(t).unwrap_or(Timespec {
+                tv_sec: i64::MAX,
+                tv_nsec: 0,
+            })
+        });
+        let mut fds = Vec::with_capacity(6);
+        // Errors and hang-ups are reported for all of them, whatever is asked for.
+        fds.push(PollFd::new(&self.stdout, self.stdout.poll_flags()));
+        fds.push(PollFd::new(self.signals.terminate(), PollFlags::IN));
+        fds.push(PollFd::new(self.signals.interrupt(), PollFlags::IN));
+        let parent = self.parent.as_ref().map(|parent| {
+            fds.push(PollFd::new(parent, PollFlags::IN));
+            fds.len() - 1
+        });
+        let stdin = (want == Want::Input).then(|| {
+            fds.push(PollFd::new(&self.stdin, PollFlags::IN));
+            fds.len() - 1
+        });
+        if !self.stderr.is_lost() && self.stderr.pending() > 0 {
+            fds.push(PollFd::new(&self.stderr, self.stderr.poll_flags()));
+        }
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) => {}
+            // A signal; the next poll finds it in its pipe.
+            Err(rustix::io::Errno::INTR) => return Ok(Found::default()),
+            Err(error) => return Err(error.into()),
+        }
+        let happened = |at: Option<usize>| {
+            at.and_then(|at| fds.get(at))
+                .is_some_and(|fd| !fd.revents().is_empty())
+        };
+        let lost = PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL;
+        let mut found = Found {
+            input: happened(stdin),
+            stdout_lost: fds.first().is_some_and(|fd| fd.revents().intersects(lost)),
+            parent_lost: happened(parent),
+            signals: Vec::new(),
+        };
+        if happened(Some(1)) || happened(Some(2)) {
+            self.signals.take(&mut found.signals);
+        }
+        if found.parent_lost {
+            // Once is enough: the descriptor would end every further poll at once.
+            self.parent = None;
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,363 @@
+//! Loading a model in pieces, so that `health` and `cancel` are answered meanwhile.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use crate::device::cpu::isa::Isa;
+use crate::device::cpu::{CpuDevice, CpuError, CpuOptions};
+use crate::device::{Device, DeviceError, LoadProgress};
+use crate::gguf::{Gguf, Metadata};
+use crate::limits;
+use crate::model::lower::lower;
+use crate::model::plan::Plan;
+use crate::model::{arch, weights::Weights};
+use crate::text::{ChatTemplate, Tokenizer};
+
+/// A load under way. The worker calls [`Load::step`] until it says [`LoadStep::Ready`].
+pub trait Load {
+    /// One bounded piece of the load; returns at about `until`.
+    fn step(&mut self, now: Instant, until: Instant) -> Result<LoadStep, LoadError>;
+}
+
+/// What a piece of a load came to.
+pub enum LoadStep {
+    /// More is to do.
+    Progress(LoadProgress),
+    /// The model is in place.
+    Ready(Box<Loaded>),
+}
+
+/// A model in place and all that is needed to talk to it.
+pub struct Loaded {
+    /// Holds the weights and computes.
+    pub device: Box<dyn Device>,
+    /// Text to token ids and back.
+    pub tokenizer: Tokenizer,
+    /// How messages become a prompt; `None` where the model brings no template.
+    pub template: Option<ChatTemplate>,
+    /// What the model is called and how large it is.
+    pub model: ModelFacts,
+}
+
+/// What `ready` and `health` tell of the model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelFacts {
+    /// `general.name`, or else the file's name without its ending.
+    pub name: String,
+    /// `general.architecture`.
+    pub architecture: String,
+    /// The tensor type that holds most of the weights' bytes: "Q4_1".
+    pub quant_kind: String,
+    /// Number of weights.
+    pub parameters: u64,
+    /// Size of the tensors in the file.
+    pub size_bytes: u64,
+    /// Longest context the model was trained for, in tokens.
+    pub context_length_trained: usize,
+    /// Longest context this worker holds, in tokens.
+    pub context_length: usize,
+    /// Entries in the vocabulary.
+    pub vocab_size: usize,
+    /// The device's name: "cpu (avx2)".
+    pub device: String,
+}
+
+/// Why a model cannot be loaded; each kind has its exit code.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// There is no such file, or it cannot be read (exit 66).
+    #[error("{0}")]
+    NoInput(String),
+    /// The file is damaged, or asks for something that this worker does not know (exit 65).
+    #[error("{0}")]
+    BadModel(String),
+    /// The build or the machine has no such device (exit 69).
+    #[error("{0}")]
+    NoDevice(String),
+    /// It does not fit in memory (exit 75).
+    #[error("{message}")]
+    NoMemory {
+        /// What does not fit, where, and what would help.
+        message: String,
+        /// Bytes wanted.
+        required_bytes: u64,
+        /// Bytes there are.
+        available_bytes: u64,
+    },
+    /// The device failed while loading (exit 76 when it is lost).
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
+
+/// How keys and values are stored.
+pub use crate::device::cpu::KvType;
+
+/// What the flags say of the model.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// The GGUF file.
+    pub model: PathBuf,
+    /// Context in tokens; `None` takes the trained one, at most [`limits::CONTEXT_DEFAULT`].
+    pub context: Option<usize>,
+    /// How keys and values are stored.
+    pub kv: KvType,
+    /// A `tokenizer.json` to use instead of the vocabulary in the file.
+    pub tokenizer: Option<PathBuf>,
+    /// A Jinja chat template to use instead of the one in the file.
+    pub chat_template: Option<PathBuf>,
+}
+
+/// Loads a GGUF file onto the cpu device in pieces: map and parse, tokenizer and template, device, weights.
+pub struct FileLoad {
+    options: LoadOptions,
+    stage: Stage,
+}
+
+/// What is done next.
+enum Stage {
+    Open,
+    Text(Box<Opened>),
+    Device(Box<Opened>, Box<(Tokenizer, Option<ChatTemplate>)>),
+    Weights(Box<Loaded>),
+    Over,
+}
+
+/// A mapped and parsed file.
+struct Opened {
+    map: Mapped,
+    gguf: Gguf,
+    plan: Plan,
+    weights: Weights,
+}
+
+/// The mapped file; it lives as long as the device that reads its weights from it.
+struct Mapped(memmap2::Mmap);
+
+impl AsRef<[u8]> for Mapped {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Mapped {
+    fn open(path: &Path) -> Result<Self, LoadError> {
+        let no_input = |e: std::io::Error| {
+            LoadError::NoInput(format!("{} cannot be read: {e}", path.display()))
+        };
+        let file = std::fs::File::open(path).map_err(no_input)?;
+        let metadata = file.metadata().map_err(no_input)?;
+        if !metadata.is_file() {
+            return Err(LoadError::NoInput(format!(
+                "{} is not a file",
+                path.display()
+            )));
+        }
+        if metadata.len() == 0 {
+            return Err(LoadError::BadModel(format!("{} is empty", path.display())));
+        }
+        // SAFETY: the mapping is read-only and private to this process; whoever truncates a model file while a worker runs on it ends
+        // the worker with SIGBUS, as with every program that maps its input: the README says so.
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(no_input)?;
+        map.advise(memmap2::Advice::WillNeed).ok(); // a hint: without it the load is only slower
+        Ok(Self(map))
+    }
+}
+
+impl FileLoad {
+    /// A load that has done nothing yet.
+    pub fn new(options: LoadOptions) -> Self {
+        Self {
+            options,
+            stage: Stage::Open,
+        }
+    }
+
+    fn bad_model(&self, e: impl std::fmt::Display) -> LoadError {
+        LoadError::BadModel(format!("{}: {e}", self.options.model.display()))
+    }
+
+    fn open(&self) -> Result<Box<Opened>, LoadError> {
+        let map = Mapped::open(&self.options.model)?;
+        let gguf = crate::gguf::parse(map.as_ref()).map_err(|e| self.bad_model(e))?;
+        let spec = arch::spec(&gguf).map_err(|e| self.bad_model(e))?;
+        let plan = lower(&spec);
+        let weights = Weights::claim(&plan, &gguf).map_err(|e| self.bad_model(e))?;
+        Ok(Box::new(Opened {
+            map,
+            gguf,
+            plan,
+            weights,
+        }))
+    }
+
+    fn text(&self, opened: &Opened) -> Result<(Tokenizer, Option<ChatTemplate>), LoadError> {
+        let metadata = &opened.gguf.metadata;
+        let tokenizer = match &self.options.tokenizer {
+            None => Tokenizer::from_gguf(metadata).map_err(|e| self.bad_model(e))?,
+            Some(path) => {
+                let bad = |e| LoadError::BadModel(format!("{}: {e}", path.display()));
+                Tokenizer::from_hf_json(&read_side_file(path)?, metadata).map_err(bad)?
+            }
+        };
+        if tokenizer.vocab_size() != opened.plan.n_vocab {
+            let (tokens, rows) = (tokenizer.vocab_size(), opened.plan.n_vocab);
+            return Err(self.bad_model(format!(
+                "the tokenizer has {tokens} tokens, but the embedding has {rows} rows"
+            )));
+        }
+        let template = self.template(metadata, &tokenizer)?;
+        Ok((tokenizer, template))
+    }
+
+    fn template(
+        &self,
+        metadata: &Metadata,
+        tokenizer: &Tokenizer,
+    ) -> Result<Option<ChatTemplate>, LoadError> {
+        let key = "tokenizer.chat_template";
+        let text_of = |id: Option<u32>| {
+            Some(String::from_utf8_lossy(tokenizer.token_bytes(id?)?).into_owned())
+        };
+        let (bos, eos) = (text_of(tokenizer.bos()), text_of(tokenizer.eos()));
+        let make = |source: &str| ChatTemplate::new(source, bos.as_deref(), eos.as_deref());
+        match &self.options.chat_template {
+            Some(path) => {
+                let bad = |e: String| LoadError::BadModel(format!("{}: {e}", path.display()));
+                let source =
+                    String::from_utf8(read_side_file(path)?).map_err(|e| bad(e.to_string()))?;
+                make(&source).map(Some).map_err(|e| bad(e.to_string()))
+            }
+            None => match metadata.string(key).map_err(|e| self.bad_model(e))? {
+                Some(source) => make(source)
+                    .map(Some)
+                    .map_err(|e| self.bad_model(format!("{key}: {e}"))),
+                None => Ok(None),
+            },
+        }
+    }
+
+    fn context(&self, trained: usize) -> Result<usize, LoadError> {
+        match self.options.context {
+            None => Ok(trained.min(limits::CONTEXT_DEFAULT)),
+            Some(n) if (1..=trained).contains(&n) => Ok(n),
+            Some(n) => Err(self.bad_model(format!(
+                "--ctx {n} is not possible: the model was trained for 1 to {trained} tokens"
+            ))),
+        }
+    }
+
+    fn device(
+        &self,
+        opened: Opened,
+        (tokenizer, template): (Tokenizer, Option<ChatTemplate>),
+    ) -> Result<Loaded, LoadError> {
+        let Opened {
+            map,
+            gguf,
+            plan,
+            weights,
+        } = opened;
+        let context = self.context(plan.context_length)?;
+        let file_name = || {
+            self.options
+                .model
+                .file_stem()
+                .map_or_else(|| "model".into(), |s| s.to_string_lossy().into_owned())
+        };
+        let name = gguf
+            .metadata
+            .string("general.name")
+            .map_err(|e| self.bad_model(e))?;
+        let mut model = ModelFacts {
+            name: name.map_or_else(file_name, str::to_owned),
+            architecture: plan.architecture.to_owned(),
+            quant_kind: weights.main_kind().name().to_owned(),
+            parameters: gguf
+                .tensors
+                .iter()
+                .map(crate::gguf::TensorInfo::elements)
+                .sum(),
+            size_bytes: weights.total_bytes(),
+            context_length_trained: plan.context_length,
+            context_length: context,
+            vocab_size: plan.n_vocab,
+            device: String::new(),
+        };
+        let options = CpuOptions {
+            context,
+            kv: self.options.kv,
+            isa: Isa::best(),
+        };
+        let device =
+            CpuDevice::new(plan, weights, Box::new(map), options).map_err(|e| match e {
+                CpuError::Memory { bytes, .. } => LoadError::NoMemory {
+                    message: e.to_string(),
+                    required_bytes: bytes,
+                    available_bytes: 0,
+                },
+                CpuError::Unsupported(_) => self.bad_model(e),
+            })?;
+        model.device = device.name();
+        Ok(Loaded {
+            device: Box::new(device),
+            tokenizer,
+            template,
+            model,
+        })
+    }
+}
+
+/// A small file named by a flag.
+fn read_side_file(path: &Path) -> Result<Vec<u8>, LoadError> {
+    let no_input =
+        |e: std::io::Error| LoadError::NoInput(format!("{} cannot be read: {e}", path.display()));
+    let length = std::fs::metadata(path).map_err(no_input)?.len();
+    if length > limits::SIDE_FILE_BYTES_MAX {
+        let problem = format!(
+            "{} has {length} bytes; at most {} are read",
+            path.display(),
+            limits::SIDE_FILE_BYTES_MAX
+        );
+        return Err(LoadError::BadModel(problem));
+    }
+    std::fs::read(path).map_err(no_input)
+}
+
+impl Load for FileLoad {
+    fn step(&mut self, _now: Instant, until: Instant) -> Result<LoadStep, LoadError> {
+        let begun = |weights: &Weights| {
+            LoadStep::Progress(LoadProgress {
+                processed: 0,
+                total: weights.total_bytes(),
+            })
+        };
+        match std::mem::replace(&mut self.stage, Stage::Over) {
+            Stage::Open => {
+                let opened = self.open()?;
+                let step = begun(&opened.weights);
+                self.stage = Stage::Text(opened);
+                Ok(step)
+            }
+            Stage::Text(opened) => {
+                let text = self.text(&opened)?;
+                let step = begun(&opened.weights);
+                self.stage = Stage::Device(opened, Box::new(text));
+                Ok(step)
+            }
+            Stage::Device(opened, text) => {
+                let step = begun(&opened.weights);
+                self.stage = Stage::Weights(Box::new(self.device(*opened, *text)?));
+                Ok(step)
+            }
+            Stage::Over => Err(LoadError::BadModel("the load is over".into())),
+            Stage::Weights(mut loaded) => {
+                let progress = loaded.device.load_some(until)?;
+                if progress.processed >= progress.total {
+                    return Ok(LoadStep::Ready(loaded));
+                }
+                self.stage = Stage::Weights(loaded);
+                Ok(LoadStep::Progress(progress))
+            }
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The worker process: flags, the device, the loop.
+
+mod flags;
+mod process;
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::time::{Duration, Instant, SystemTime};
+
+use clap::Parser;
+use flags::{DeviceChoice, Flags};
+use process::Process;
+use worker_orcd::io::{Io, ParentWatch, StrayOutput, WatchError};
+use worker_orcd::load::{FileLoad, Load, LoadError, LoadStep};
+use worker_orcd::log::Level;
+use worker_orcd::worker::{Clock, ClockMode, Config, Connection, Worker};
+use worker_orcd_protocol::{Exit, limits as wire};
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    let stray = if flags.log_level == Level::Debug {
+        StrayOutput::Stderr
+    } else {
+        StrayOutput::Discard
+    };
+    let io = match Io::take(stray) {
+        Ok(io) => io,
+        Err(error) => {
+            eprintln!("worker-orcd: stdin, stdout and stderr cannot be used: {error}");
+            return ExitCode::from(Exit::PipeLost.code());
+        }
+    };
+    note_panics();
+    let now = Instant::now();
+    let worker = Worker::new(config(&flags, now), load(&flags), now);
+    let mut process = Process::new(io, worker);
+    watch_parent(&mut process, flags.parent_pid);
+    let exit = match catch_unwind(AssertUnwindSafe(|| process.run())) {
+        Ok(exit) => exit,
+        Err(_) => process.after_panic(PANICKED_AT.take().unwrap_or_default()),
+    };
+    ExitCode::from(exit.code())
+}
+
+/// The one place where flags become a load.
+fn load(flags: &Flags) -> Box<dyn Load> {
+    match flags.device {
+        Some(DeviceChoice::Cpu) => Box::new(FileLoad::new(flags.load_options())),
+        Some(choice @ DeviceChoice::Cuda(_)) => Box::new(Refused(format!(
+            "--device {choice} was given, but this build knows no CUDA device; use --device cpu"
+        ))),
+        None => Box::new(Refused(
+            "no --device was given, and this build knows no CUDA device; use --device cpu to run on the processor"
+                .to_owned(),
+        )),
+    }
+}
+
+/// A load that finds no device, so that this failure goes the way of all others: `fatal`, log, exit code.
+struct Refused(String);
+
+impl Load for Refused {
+    fn step(&mut self, _now: Instant, _until: Instant) -> Result<LoadStep, LoadError> {
+        Err(LoadError::NoDevice(std::mem::take(&mut self.0)))
+    }
+}
+
+fn config(flags: &Flags, now: Instant) -> Config {
+    let file_name = flags.model.file_stem().unwrap_or(flags.model.as_os_str());
+    Config {
+        worker_id: flags.worker_id.clone(),
+        pid: std::process::id(),
+        model_name: file_name.to_string_lossy().into_owned(),
+        device_name: flags
+            .device
+            .map_or_else(|| "none".to_owned(), |device| device.to_string()),
+        queue_max: flags.queue,
+        max_tokens: flags.max_tokens,
+        timeout_ms: flags.timeout_ms,
+        drain: Duration::from_millis(flags.drain_ms),
+        log_level: flags.log_level,
+        log_format: flags.log_format,
+        entropy: match flags.clock {
+            ClockMode::Real => entropy(),
+            ClockMode::Frozen => 0,
+        },
+        clock: Clock {
+            mode: flags.clock,
+            start: now,
+            start_wall: SystemTime::now(),
+        },
+    }
+}
+
+/// Where the seeds of requests that name none come from.
+fn entropy() -> u64 {
+    let mut bytes = [0u8; 8];
+    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) {
+        Ok(_) => u64::from_le_bytes(bytes),
+        // A system without a source of randomness still has a clock and process numbers.
+        Err(_) => {
+            let since = SystemTime::now()
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .unwrap_or_default();
+            (since.as_nanos() as u64) ^ (u64::from(std::process::id()) << 32)
+        }
+    }
+}
+
+/// Watches whoever feeds stdin, or whom `--parent-pid` names.
+fn watch_parent(process: &mut Process, parent_pid: Option<i32>) {
+    let watch = match parent_pid {
+        Some(0) => Ok(None),
+        Some(pid) => ParentWatch::of_pid(pid).map(Some),
+        None if process.io.stdin.has_peer() => ParentWatch::of_parent(),
+        None => Ok(None),
+    };
+    match watch {
+        Ok(None) => {}
+        Ok(Some(watch)) => process.io.watch(watch),
+        Err(WatchError::Gone) => process
+            .worker
+            .connection_lost(Instant::now(), Connection::Parent),
+        Err(error @ WatchError::Refused(_)) => {
+            process.worker.warn(Instant::now(), &error.to_string())
+        }
+    }
+}
+
+thread_local! {
+    /// Where the last panic happened. A panic's message may quote what was in the request, its place does not.
+    static PANICKED_AT: Cell<Option<String>> = const { Cell::new(None) };
+}
+
+/// Keeps the panic's place and prints nothing: stderr must never block, and the log has its own form.
+fn note_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let place = info
+            .location()
+            .map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+        PANICKED_AT.set(Some(place));
+    }));
+}
+
+// A context longer than this could not be filled by one request.
+const _: () = assert!(worker_orcd::limits::CONTEXT_MAX >= wire::TOKEN_IDS_MAX);

@@ -1,0 +1,132 @@
+//! Claims every tensor of the file exactly once, with the shape that the plan expects and a type that this version reads.
+
+use std::collections::HashMap;
+
+use super::ModelError;
+use super::plan::{Plan, Shape, TensorDecl, TensorId};
+use crate::gguf::{Gguf, TensorInfo};
+use crate::quant::TensorType;
+
+/// Where a claimed tensor lies in the file and in which format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Weight {
+    /// Its storage format.
+    pub kind: TensorType,
+    /// First byte in the file.
+    pub offset: usize,
+    /// Length in bytes.
+    pub bytes: usize,
+}
+
+/// The plan's tensors, found.
+#[derive(Clone, Debug)]
+pub struct Weights {
+    claimed: Vec<Weight>,
+}
+
+impl Weights {
+    /// Finds each tensor of the plan in the file and leaves none over.
+    pub fn claim(plan: &Plan, gguf: &Gguf) -> Result<Self, ModelError> {
+        let mut left: HashMap<&str, &TensorInfo> =
+            gguf.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
+        let claimed = plan
+            .tensors
+            .iter()
+            .map(|decl| match left.remove(decl.name.as_str()) {
+                Some(info) => check(decl, info),
+                None => Err(ModelError::tensor(
+                    &decl.name,
+                    format!("is missing: a {} model must have it", plan.architecture),
+                )),
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        match gguf
+            .tensors
+            .iter()
+            .find(|t| left.contains_key(t.name.as_str()))
+        {
+            None => Ok(Self { claimed }),
+            Some(extra) => {
+                let problem = format!(
+                    "is not part of a {} model as this version knows it ({} tensors are left over): leaving it out would change what the model says",
+                    plan.architecture,
+                    left.len()
+                );
+                Err(ModelError::tensor(&extra.name, problem))
+            }
+        }
+    }
+
+    /// Where a tensor lies.
+    pub fn get(&self, id: TensorId) -> Weight {
+        self.claimed[id.0]
+    }
+
+    /// All of them, in the plan's order.
+    pub fn iter(&self) -> impl Iterator<Item = &Weight> {
+        self.claimed.iter()
+    }
+
+    /// Bytes of all tensors.
+    pub fn total_bytes(&self) -> u64 {
+        self.claimed.iter().map(|w| w.bytes as u64).sum()
+    }
+
+    /// The format that holds most of the bytes: what people call the file's quantisation.
+    pub fn main_kind(&self) -> TensorType {
+        let mut bytes: Vec<(TensorType, usize)> = Vec::new();
+        for w in &self.claimed {
+            match bytes.iter_mut().find(|(kind, _)| *kind == w.kind) {
+                Some((_, sum)) => *sum += w.bytes,
+                None => bytes.push((w.kind, w.bytes)),
+            }
+        }
+        bytes
+            .into_iter()
+            .max_by_key(|&(_, sum)| sum)
+            .map_or(TensorType::F32, |(kind, _)| kind)
+    }
+}
+
+fn check(decl: &TensorDecl, info: &TensorInfo) -> Result<Weight, ModelError> {
+    let (dims, cols) = match decl.shape {
+        Shape::Vector(n) => (vec![n as u64], n),
+        Shape::Matrix(rows, cols) => (vec![cols as u64, rows as u64], cols),
+    };
+    if info.dims != dims {
+        let problem = format!(
+            "has the shape {:?}, but its model needs {dims:?} (innermost first)",
+            info.dims
+        );
+        return Err(ModelError::tensor(&decl.name, problem));
+    }
+    let type_name = info.ggml_type.name();
+    let kind = TensorType::from_ggml(type_name).ok_or_else(|| {
+        let supported = TensorType::ALL.map(TensorType::name).join(", ");
+        ModelError::tensor(
+            &decl.name,
+            format!(
+                "has the type {type_name}, which this version cannot read (it reads {supported})"
+            ),
+        )
+    })?;
+    let rows = match decl.shape {
+        Shape::Vector(_) => 1,
+        Shape::Matrix(rows, _) => rows,
+    };
+    let bytes = kind.row_bytes(cols) * rows;
+    if bytes as u64 != info.size_bytes {
+        let problem = format!(
+            "has {} bytes in the file, but {rows} rows of {cols} {type_name} values take {bytes}",
+            info.size_bytes
+        );
+        return Err(ModelError::tensor(&decl.name, problem));
+    }
+    let offset = usize::try_from(info.offset)
+        .map_err(|_| ModelError::tensor(&decl.name, "lies beyond what this machine can address"))?;
+    Ok(Weight {
+        kind,
+        offset,
+        bytes,
+    })
+}

@@ -1,0 +1,91 @@
+//! Log-probabilities of the unmodified distribution: what the model said, whatever the sampling does with it.
+
+use super::{TOP_LOGPROBS_MAX, TopLogprobs};
+
+/// The log-probability of `token` and the `n` likeliest tokens with theirs, `n` ≤ [`TOP_LOGPROBS_MAX`] (more are not given).
+///
+/// `logits` holds no NaN and no positive infinity, and at least one finite value. Summed in f64: 150,000 terms.
+pub(super) fn of(logits: &[f32], token: u32, n: usize) -> (f32, TopLogprobs) {
+    let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let sum: f64 = logits
+        .iter()
+        .map(|&l| libm::exp(f64::from(l) - largest))
+        .sum();
+    let normaliser = largest + libm::log(sum);
+    let logprob = |id: u32| match logits.get(id as usize) {
+        Some(&logit) => (f64::from(logit) - normaliser) as f32,
+        None => f32::NEG_INFINITY,
+    };
+    let mut top = TopLogprobs::default();
+    for &id in likeliest(logits, n, &mut [0; TOP_LOGPROBS_MAX]).iter() {
+        top.push(id, logprob(id));
+    }
+    (logprob(token), top)
+}
+
+/// Ids of the `n` largest logits, largest first; of equal ones the lower id first. By insertion: `n` is small.
+fn likeliest<'a>(logits: &[f32], n: usize, ids: &'a mut [u32; TOP_LOGPROBS_MAX]) -> &'a [u32] {
+    let n = n.min(TOP_LOGPROBS_MAX);
+    let mut values = [f32::NEG_INFINITY; TOP_LOGPROBS_MAX];
+    let mut len = 0;
+    for (id, &logit) in (0u32..).zip(logits) {
+        if n == 0 || (len == n && logit <= values[n - 1]) {
+            continue;
+        }
+        let at = values[..len].partition_point(|&v| v >= logit);
+        len = (len + 1).min(n);
+        values[at..len].rotate_right(1);
+        ids[at..len].rotate_right(1);
+        values[at] = logit;
+        ids[at] = id;
+    }
+    &ids[..len]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hand_computed() {
+        // Probabilities 1/2, 1/4, 1/4 at ids 2, 0, 3; id 1 cannot occur.
+        let ln2 = std::f32::consts::LN_2;
+        let logits = [1.0, f32::NEG_INFINITY, 1.0 + ln2, 1.0];
+        let (logprob, top) = of(&logits, 3, 3);
+        assert!((logprob + 2.0 * ln2).abs() < 1e-6);
+        let ids: Vec<u32> = top.as_slice().iter().map(|e| e.0).collect();
+        assert_eq!(ids, [2, 0, 3]);
+        assert!((top.as_slice()[0].1 + ln2).abs() < 1e-6);
+        assert_eq!(
+            of(&logits, 1, 0),
+            (f32::NEG_INFINITY, TopLogprobs::default())
+        );
+    }
+
+    #[test]
+    fn agrees_with_sorting_and_sums_to_one() {
+        let logits: Vec<f32> = (0..200_000u64)
+            .map(|i| ((i * 2_654_435 % 1_000_003) as f32) / 60_000.0)
+            .collect();
+        let mut order: Vec<u32> = (0..200_000).collect();
+        order.sort_by(|a, b| {
+            logits[*b as usize]
+                .total_cmp(&logits[*a as usize])
+                .then(a.cmp(b))
+        });
+        let mut ids = [0; TOP_LOGPROBS_MAX];
+        assert_eq!(likeliest(&logits, 20, &mut ids), &order[..20]);
+        let largest = f64::from(logits[order[0] as usize]);
+        let (of_largest, _) = of(&logits, order[0], 0);
+        let sum: f64 = logits
+            .iter()
+            .map(|&l| (f64::from(l) - largest + f64::from(of_largest)).exp())
+            .sum();
+        assert!((sum - 1.0).abs() < 1e-6, "{sum}");
+    }
+
+    #[test]
+    fn more_than_the_vocabulary_gives_the_vocabulary() {
+        assert_eq!(of(&[0.0, 1.0], 0, 20).1.as_slice().len(), 2);
+    }
+}

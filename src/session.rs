@@ -1,0 +1,374 @@
+//! One generation: its tokens, how many of them the device has seen, its text, and when it ends.
+//!
+//! Prefill and decode are the same thing here: tokens that the device has not seen yet are handed to it in chunks, and when
+//! it has seen them all, one more is drawn.
+
+mod stop;
+
+pub use stop::StopMatcher;
+
+use crate::text::TextDecoder;
+
+/// What a token of the model's kind means for a generation; the tokenizer knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenKind<'a> {
+    /// Stands for these bytes of text, which need not be whole characters.
+    Text(&'a [u8]),
+    /// Stands for no text.
+    Control,
+    /// Says that the model has come to its end; stands for no text.
+    EndOfGeneration,
+}
+
+/// What happens when the model says that it has come to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtEnd {
+    /// The generation ends.
+    Finish,
+    /// The token counts and the generation goes on.
+    GoOn,
+}
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// The model said so.
+    EndOfGeneration,
+    /// A stop string is complete: its place in the request's list.
+    StopString(usize),
+    /// As many tokens as were asked for.
+    MaxTokens,
+    /// The context is full.
+    Context,
+    /// Somebody asked for it.
+    Cancelled,
+    /// The request's time is over.
+    Timeout,
+}
+
+/// What a generation starts from.
+#[derive(Clone, Debug)]
+pub struct SessionParams {
+    /// The prompt; at least one token.
+    pub prompt: Vec<u32>,
+    /// Tokens that prompt and output together may have.
+    pub context_length: usize,
+    /// Tokens wanted; `None` for as many as fit.
+    pub max_tokens: Option<usize>,
+    /// Strings that end the generation and are not part of its text.
+    pub stop: Vec<String>,
+    /// Whether the model's own end ends it.
+    pub at_end: AtEnd,
+}
+
+/// Why a generation cannot start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SessionError {
+    /// A model continues something.
+    #[error("the prompt has no tokens; give at least one")]
+    EmptyPrompt,
+    /// A prompt is never cut.
+    #[error(
+        "the prompt has {prompt_tokens} tokens, the context holds {context_length} and one of them has to be new"
+    )]
+    ContextOverflow {
+        /// Tokens of the prompt.
+        prompt_tokens: usize,
+        /// Tokens that the context holds.
+        context_length: usize,
+    },
+}
+
+/// Tokens that the device has to see next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chunk<'a> {
+    /// The tokens, at least one.
+    pub tokens: &'a [u32],
+    /// Position of the first.
+    pub position: usize,
+    /// Whether a token can be drawn after them.
+    pub then: Then,
+}
+
+/// What follows a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// Another chunk.
+    Continue,
+    /// The next token is drawn.
+    Sample,
+}
+
+/// What a drawn token came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pushed {
+    /// Text that is now certain: whole characters, no part of a stop string. Often "".
+    pub text: String,
+    /// `Some` when this was the last token; then [`Session::end`] is to follow.
+    pub finish: Option<Finish>,
+}
+
+/// One generation.
+#[derive(Debug)]
+pub struct Session {
+    /// Prompt and output.
+    tokens: Vec<u32>,
+    prompt_tokens: usize,
+    /// Tokens that the device has seen: keys and values of `0..position` are in the pages.
+    position: usize,
+    /// Length of `tokens` at which the generation ends, and what the end is called then.
+    tokens_max: usize,
+    at_tokens_max: Finish,
+    at_end: AtEnd,
+    decoder: TextDecoder,
+    stops: StopMatcher,
+}
+
+impl Session {
+    /// A generation of which the device has seen nothing yet.
+    ///
+    /// # Errors
+    ///
+    /// An empty prompt, or one that leaves no room in the context for a single token.
+    pub fn new(params: SessionParams) -> Result<Self, SessionError> {
+        let SessionParams {
+            prompt: mut tokens,
+            context_length,
+            max_tokens,
+            stop,
+            at_end,
+        } = params;
+        let prompt_tokens = tokens.len();
+        if prompt_tokens == 0 {
+            return Err(SessionError::EmptyPrompt);
+        }
+        let room = match context_length.checked_sub(prompt_tokens) {
+            None | Some(0) => {
+                return Err(SessionError::ContextOverflow {
+                    prompt_tokens,
+                    context_length,
+                });
+            }
+            Some(room) => room,
+        };
+        let (wanted, at_tokens_max) = match max_tokens {
+            Some(wanted) if wanted <= room => (wanted, Finish::MaxTokens),
+            Some(_) | None => (room, Finish::Context),
+        };
+        // All that the generation can need, so that no step allocates.
+        tokens.reserve_exact(wanted);
+        Ok(Self {
+            tokens,
+            prompt_tokens,
+            position: 0,
+            tokens_max: prompt_tokens + wanted,
+            at_tokens_max,
+            at_end,
+            decoder: TextDecoder::new(),
+            stops: StopMatcher::new(stop),
+        })
+    }
+
+    /// Prompt and output so far.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Tokens of the prompt.
+    pub fn prompt_tokens(&self) -> usize {
+        self.prompt_tokens
+    }
+
+    /// Tokens drawn so far.
+    pub fn completion_tokens(&self) -> usize {
+        self.tokens.len() - self.prompt_tokens
+    }
+
+    /// Tokens that the device has seen.
+    pub fn position(&self) -> usize {
+        self.position
+    }
+
+    /// Most tokens that prompt and output together can come to: what the pages have to hold.
+    pub fn tokens_max(&self) -> usize {
+        self.tokens_max
+    }
+
+    /// The next tokens for the device, at most `tokens_max`; `None` when it has seen all and a token is to be drawn.
+    pub fn chunk(&self, tokens_max: usize) -> Option<Chunk<'_>> {
+        let rest = self.tokens.get(self.position..)?;
+        let len = rest.len().min(tokens_max.max(1));
+        let tokens = rest.get(..len).filter(|tokens| !tokens.is_empty())?;
+        let then = if len == rest.len() {
+            Then::Sample
+        } else {
+            Then::Continue
+        };
+        Some(Chunk {
+            tokens,
+            position: self.position,
+            then,
+        })
+    }
+
+    /// Notes that the device has seen `tokens` more.
+    pub fn advance(&mut self, tokens: usize) {
+        self.position = (self.position + tokens).min(self.tokens.len());
+    }
+
+    /// Notes a drawn token.
+    pub fn push(&mut self, token: u32, kind: TokenKind<'_>) -> Pushed {
+        self.tokens.push(token);
+        let mut text = String::new();
+        let matched = match kind {
+            TokenKind::Text(bytes) => self.stops.push(&self.decoder.push(bytes), &mut text),
+            TokenKind::Control | TokenKind::EndOfGeneration => None,
+        };
+        let full = self.tokens.len() >= self.tokens_max;
+        let finish = match (matched, kind) {
+            (Some(index), _) => Some(Finish::StopString(index)),
+            (None, TokenKind::EndOfGeneration) if self.at_end == AtEnd::Finish => {
+                Some(Finish::EndOfGeneration)
+            }
+            (None, _) => full.then_some(self.at_tokens_max),
+        };
+        Pushed { text, finish }
+    }
+
+    /// Ends the generation: the text still held back. Half a character that was left completes to
+    /// U+FFFD, and should that complete a stop string, then the text ends before it.
+    pub fn end(&mut self, finish: Finish) -> String {
+        let mut tail = String::new();
+        match finish {
+            Finish::StopString(_) => {}
+            Finish::EndOfGeneration
+            | Finish::MaxTokens
+            | Finish::Context
+            | Finish::Cancelled
+            | Finish::Timeout => {
+                let rest = self.decoder.finish();
+                if self.stops.push(&rest, &mut tail).is_none() {
+                    tail.push_str(&self.stops.finish());
+                }
+            }
+        }
+        tail
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(prompt: usize, context_length: usize, max_tokens: Option<usize>) -> Session {
+        let (prompt, stop) = (vec![7; prompt], vec!["stop".to_owned()]);
+        Session::new(SessionParams {
+            prompt,
+            context_length,
+            max_tokens,
+            stop,
+            at_end: AtEnd::Finish,
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn the_prompt_goes_in_chunks_and_then_each_token_alone() {
+        let mut session = session(5, 100, None);
+        let mut seen = Vec::new();
+        while let Some(Chunk {
+            tokens,
+            position,
+            then,
+        }) = session.chunk(2)
+        {
+            seen.push((position, tokens.len(), then));
+            let tokens = tokens.len();
+            session.advance(tokens);
+        }
+        assert_eq!(
+            seen,
+            [
+                (0, 2, Then::Continue),
+                (2, 2, Then::Continue),
+                (4, 1, Then::Sample)
+            ]
+        );
+        session.push(9, TokenKind::Text(b"x"));
+        assert_eq!(
+            session.chunk(2),
+            Some(Chunk {
+                tokens: &[9],
+                position: 5,
+                then: Then::Sample
+            })
+        );
+        session.advance(1);
+        assert_eq!(session.chunk(2), None);
+        assert_eq!((session.position(), session.completion_tokens()), (6, 1));
+    }
+
+    #[test]
+    fn a_prompt_that_leaves_no_room_is_an_error_with_both_numbers() {
+        let params = |prompt: usize| SessionParams {
+            prompt: vec![7; prompt],
+            context_length: 4,
+            max_tokens: Some(1),
+            stop: Vec::new(),
+            at_end: AtEnd::Finish,
+        };
+        for prompt_tokens in [4, 5] {
+            let want = SessionError::ContextOverflow {
+                prompt_tokens,
+                context_length: 4,
+            };
+            assert_eq!(Session::new(params(prompt_tokens)).unwrap_err(), want);
+        }
+        assert_eq!(
+            Session::new(params(0)).unwrap_err(),
+            SessionError::EmptyPrompt
+        );
+        assert!(Session::new(params(3)).is_ok());
+    }
+
+    #[test]
+    fn the_end_is_called_by_what_was_asked_for() {
+        for (max_tokens, tokens, want) in [
+            (Some(2), 2, Finish::MaxTokens),
+            (Some(3), 3, Finish::MaxTokens),
+            (Some(4), 3, Finish::Context),
+            (None, 3, Finish::Context),
+        ] {
+            let mut session = session(5, 8, max_tokens);
+            let finishes: Vec<_> = (0..tokens)
+                .map(|_| session.push(1, TokenKind::Text(b"x")).finish)
+                .collect();
+            assert_eq!(finishes.last(), Some(&Some(want)), "{max_tokens:?}");
+            assert!(finishes.iter().rev().skip(1).all(Option::is_none));
+        }
+    }
+
+    #[test]
+    fn the_models_end_comes_before_the_limit_and_a_stop_string_before_both() {
+        let mut ended = session(5, 100, Some(1));
+        assert_eq!(
+            ended.push(1, TokenKind::EndOfGeneration).finish,
+            Some(Finish::EndOfGeneration)
+        );
+        let mut stopped = session(5, 100, Some(1));
+        assert_eq!(
+            stopped.push(1, TokenKind::Text(b"a stop b")).finish,
+            Some(Finish::StopString(0))
+        );
+        assert_eq!(stopped.end(Finish::StopString(0)), "");
+    }
+
+    #[test]
+    fn what_is_held_back_comes_with_the_end() {
+        let mut session = session(5, 100, None);
+        assert_eq!(session.push(1, TokenKind::Text(b"a st")).text, "a ");
+        assert_eq!(session.push(1, TokenKind::Text(b"\xc3")).text, "");
+        assert_eq!(session.push(1, TokenKind::Control).text, "");
+        assert_eq!(session.end(Finish::Cancelled), "st\u{fffd}");
+    }
+}

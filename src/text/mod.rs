@@ -1,0 +1,20 @@
+//! Text on both sides of a token: tokenizer, incremental UTF-8 decoder and chat template.
+//!
+//! Nothing here knows a device or the wire. Everything is a pure function of its arguments: the
+//! clock that a chat template may ask for is handed in, and work that could take long is cut into
+//! pieces by [`Encoding`].
+
+mod bpe;
+pub mod decoder;
+mod hf_json;
+mod json;
+mod pre_tokenizer;
+mod special;
+pub mod template;
+pub mod tokenizer;
+
+pub use decoder::TextDecoder;
+pub use template::{ChatTemplate, GenerationPrompt, RenderOptions, TemplateError};
+pub use tokenizer::{
+    AddSpecial, Encoding, EncodingStep, ParseSpecial, Tokenizer, TokenizerError, TokenizerKind,
+};

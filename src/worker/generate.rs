@@ -1,0 +1,300 @@
+//! The `generate` that runs: from its prompt to its response, one piece of work at a time.
+
+use std::time::Instant;
+
+use worker_orcd_protocol::{
+    ErrorCode, ErrorObject, Notification, Phase, Progress, Started, Token, TokenLogprob,
+};
+
+use super::Worker;
+use super::lifecycle::{Stage, device_error, rounded};
+use super::prompt::{Preparation, Prepared, PromptFacts};
+use super::queue::Job;
+use super::report::id_value;
+use super::run::{Flight, Run, kind, take_pages, top_logprobs};
+use crate::device::{DeviceError, Output};
+use crate::log::Level;
+use crate::sampling::Sampled;
+use crate::session::{AtEnd, Finish, Session, SessionError, SessionParams};
+
+/// The `generate` that runs.
+pub(super) struct Active {
+    pub(super) job: Job,
+    pub(super) work: Work,
+}
+
+pub(super) enum Work {
+    /// Its prompt is being made; `None` only while a piece is done.
+    Preparing(Option<Preparation>),
+    /// The device works for it.
+    Running(Box<Run>),
+}
+
+/// What a piece of work came to.
+enum Piece {
+    GoesOn,
+    Ends(Finish),
+    Fails(ErrorObject),
+    DeviceLost(String),
+}
+
+impl From<Result<(), DeviceError>> for Piece {
+    fn from(result: Result<(), DeviceError>) -> Self {
+        match result {
+            Ok(()) => Piece::GoesOn,
+            Err(DeviceError::Step(reason)) => {
+                Piece::Fails(ErrorObject::new(ErrorCode::Internal, reason))
+            }
+            Err(DeviceError::Lost(reason)) => Piece::DeviceLost(reason),
+        }
+    }
+}
+
+impl Worker {
+    /// Does one piece of the `generate` that runs, or takes the next one from the queue.
+    pub(super) fn generate_piece(&mut self, now: Instant, until: Instant) {
+        let Some(mut active) = self.active.take().or_else(|| self.next_from_queue()) else {
+            return;
+        };
+        let piece = match &active.work {
+            Work::Preparing(_) => self.prepare(now, &mut active),
+            Work::Running(_) => self.run(now, until, &mut active),
+        };
+        match piece {
+            Piece::GoesOn => self.active = Some(active),
+            Piece::Ends(finish) => self.end_generate(now, active, finish),
+            Piece::Fails(error) => self.fail_generate(now, active, error),
+            Piece::DeviceLost(reason) => {
+                self.fail_generate(now, active, device_error(&reason, &self.config.device_name));
+                self.device_lost(now, &reason);
+            }
+        }
+    }
+
+    fn next_from_queue(&mut self) -> Option<Active> {
+        let job = self.queue.pop_front()?;
+        self.queued_bytes = self.queued_bytes.saturating_sub(job.bytes);
+        Some(Active {
+            job,
+            work: Work::Preparing(Some(Preparation::Given)),
+        })
+    }
+
+    fn prepare(&mut self, now: Instant, active: &mut Active) -> Piece {
+        let (Stage::Serving(serving), Work::Preparing(preparation)) =
+            (&self.stage, &mut active.work)
+        else {
+            return Piece::GoesOn;
+        };
+        let preparation = preparation.take().unwrap_or(Preparation::Given);
+        let wall = self.config.clock.wall(now);
+        match preparation.step(&mut active.job.params, serving, wall) {
+            Ok(Prepared::GoesOn(next)) => {
+                active.work = Work::Preparing(Some(next));
+                Piece::GoesOn
+            }
+            Ok(Prepared::Done { tokens, facts }) => match self.start(now, active, tokens, &facts) {
+                Ok(()) => Piece::GoesOn,
+                Err(error) => Piece::Fails(error),
+            },
+            Err(error) => Piece::Fails(error),
+        }
+    }
+
+    /// The prompt is there: the generation gets its pages and is told to have started.
+    fn start(
+        &mut self,
+        now: Instant,
+        active: &mut Active,
+        prompt: Vec<u32>,
+        facts: &PromptFacts,
+    ) -> Result<(), ErrorObject> {
+        let Stage::Serving(serving) = &mut self.stage else {
+            return Ok(());
+        };
+        let job = &active.job;
+        let max_tokens = job.params.max_tokens.or(self.config.max_tokens);
+        let session = Session::new(SessionParams {
+            prompt,
+            context_length: serving.model.context_length,
+            max_tokens: max_tokens.map(|max| max as usize),
+            stop: job.params.stop.clone(),
+            at_end: if job.params.ignore_eos {
+                AtEnd::GoOn
+            } else {
+                AtEnd::Finish
+            },
+        })
+        .map_err(|error| session_error(&error))?;
+        let pages = take_pages(serving, session.tokens_max())?;
+        let run = Run::new(now, session, pages, &job.params);
+        let prompt_tokens = run.session.prompt_tokens() as u64;
+        active.work = Work::Running(Box::new(run));
+        self.tell_start(now, &active.job, prompt_tokens, facts);
+        Ok(())
+    }
+
+    fn tell_start(&mut self, now: Instant, job: &Job, prompt_tokens: u64, facts: &PromptFacts) {
+        let queue_ms = self.config.clock.ms(job.received, now);
+        self.notify(Notification::Started(Started {
+            request_id: job.id.clone(),
+            prompt_tokens,
+            cached_tokens: 0,
+            seed: job.seed,
+            queue_ms,
+        }));
+        self.counters.tokens.prompt += prompt_tokens;
+        let fields = [
+            ("request_id", id_value(&job.id)),
+            ("prompt_bytes", facts.bytes.into()),
+            ("prompt_sha256", facts.sha256.as_str().into()),
+            ("prompt_tokens", prompt_tokens.into()),
+            ("seed", job.seed.into()),
+            ("queue_ms", rounded(queue_ms)),
+        ];
+        self.record(now, Level::Info, "execute_start", &fields);
+        self.tell_prefill(now, now, job, 0, prompt_tokens);
+    }
+
+    fn tell_prefill(
+        &mut self,
+        now: Instant,
+        since: Instant,
+        job: &Job,
+        processed: u64,
+        total: u64,
+    ) {
+        if job.params.return_progress {
+            let time_ms = self.config.clock.ms(since, now);
+            let request_id = Some(job.id.clone());
+            let progress = Progress {
+                phase: Phase::Prefill,
+                processed,
+                total,
+                time_ms,
+                request_id,
+            };
+            self.notify(Notification::Progress(progress));
+        }
+    }
+
+    /// Looks at what the device has done and gives it its next piece, or lets it work until `until`. Not both at once: what came
+    /// of the last piece is to be written before time is spent on the next one.
+    fn run(&mut self, now: Instant, until: Instant, active: &mut Active) -> Piece {
+        let Work::Running(run) = &mut active.work else {
+            return Piece::GoesOn;
+        };
+        match std::mem::replace(&mut run.flight, Flight::Idle) {
+            Flight::Landed {
+                output,
+                tokens,
+                since,
+            } => {
+                self.count_step(since, now);
+                let piece = match output {
+                    Output::Forwarded => self.forwarded(now, &active.job, run, tokens),
+                    Output::Sampled(sampled) => self.sampled(now, &active.job, run, &sampled),
+                };
+                match (piece, &mut self.stage) {
+                    (Piece::GoesOn, Stage::Serving(serving)) => {
+                        run.launch(serving, &active.job, now).into()
+                    }
+                    (piece, _) => piece,
+                }
+            }
+            flight @ (Flight::Idle | Flight::Forward { .. } | Flight::Sample { .. }) => {
+                run.flight = flight;
+                let Stage::Serving(serving) = &mut self.stage else {
+                    return Piece::GoesOn;
+                };
+                run.launch(serving, &active.job, now)
+                    .and_then(|()| run.poll(serving, until))
+                    .into()
+            }
+        }
+    }
+
+    fn count_step(&mut self, since: Instant, now: Instant) {
+        self.counters.steps_total += 1;
+        self.counters.last_step_ms = Some(self.config.clock.ms(since, now));
+    }
+
+    fn forwarded(&mut self, now: Instant, job: &Job, run: &mut Run, tokens: usize) -> Piece {
+        run.session.advance(tokens);
+        if run.prefilled.is_none() {
+            let (processed, total) = (run.session.position(), run.session.prompt_tokens());
+            self.tell_prefill(now, run.started, job, processed as u64, total as u64);
+            if processed >= total {
+                run.prefilled = Some(now);
+            }
+        }
+        Piece::GoesOn
+    }
+
+    fn sampled(&mut self, now: Instant, job: &Job, run: &mut Run, sampled: &Sampled) -> Piece {
+        let Stage::Serving(serving) = &self.stage else {
+            return Piece::GoesOn;
+        };
+        let index = run.session.completion_tokens() as u64;
+        let pushed = run
+            .session
+            .push(sampled.token, kind(&serving.tokenizer, sampled.token));
+        let logprob = job.params.logprobs.and(sampled.logprob);
+        let top_logprobs = match job.params.logprobs {
+            Some(wanted) if wanted > 0 => top_logprobs(&serving.tokenizer, &sampled.top),
+            Some(_) | None => Vec::new(),
+        };
+        let (token_id, text) = (sampled.token, pushed.text);
+        if job.params.stream {
+            let request_id = job.id.clone();
+            let token = Token {
+                request_id,
+                index,
+                token_id,
+                text,
+                logprob,
+                top_logprobs,
+            };
+            self.notify(Notification::Token(token));
+        } else {
+            run.text.push_str(&text);
+            if let Some(logprob) = logprob {
+                run.entries.push(TokenLogprob {
+                    token_id,
+                    text,
+                    logprob,
+                    top_logprobs,
+                });
+            }
+        }
+        self.time_token(now, job, run);
+        pushed.finish.map_or(Piece::GoesOn, Piece::Ends)
+    }
+
+    fn time_token(&mut self, now: Instant, job: &Job, run: &mut Run) {
+        self.counters.tokens.completion += 1;
+        let clock = self.config.clock;
+        match run.last_token {
+            None => {
+                run.first_token = Some(now);
+                self.counters
+                    .time_to_first_token_ms
+                    .observe(clock.ms(job.received, now));
+            }
+            Some(last) => self.counters.inter_token_ms.observe(clock.ms(last, now)),
+        }
+        run.last_token = Some(now);
+    }
+}
+
+fn session_error(error: &SessionError) -> ErrorObject {
+    match error {
+        SessionError::ContextOverflow {
+            prompt_tokens,
+            context_length,
+        } => ErrorObject::context_overflow(*prompt_tokens as u64, None, *context_length as u64),
+        SessionError::EmptyPrompt => {
+            ErrorObject::new(ErrorCode::InvalidParams, error.to_string()).with_param("prompt")
+        }
+    }
+}

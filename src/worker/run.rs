@@ -1,0 +1,182 @@
+//! A generation on the device: what the device is given, and what it is doing.
+
+use std::time::Instant;
+
+use worker_orcd_protocol::{
+    ErrorCode, ErrorDetails, ErrorObject, GenerateParams, TokenLogprob, TopLogprob, Usage,
+};
+
+use super::lifecycle::Serving;
+use super::queue::Job;
+use crate::device::{DeviceError, Output, PAGE_TOKENS, Rows, Step};
+use crate::pages::PageTable;
+use crate::sampling::{SampleStep, SamplingParams, TopLogprobs, uniform};
+use crate::session::{Session, Then, TokenKind};
+use crate::text::Tokenizer;
+
+/// A generation on the device.
+pub(super) struct Run {
+    pub(super) session: Session,
+    pub(super) pages: PageTable,
+    pub(super) params: SamplingParams,
+    pub(super) flight: Flight,
+    pub(super) started: Instant,
+    pub(super) prefilled: Option<Instant>,
+    pub(super) first_token: Option<Instant>,
+    pub(super) last_token: Option<Instant>,
+    /// Text and log-probabilities for a response without streaming.
+    pub(super) text: String,
+    pub(super) entries: Vec<TokenLogprob>,
+}
+
+/// What the device is doing.
+pub(super) enum Flight {
+    /// Nothing.
+    Idle,
+    /// A chunk of so many tokens.
+    Forward { tokens: usize, since: Instant },
+    /// A token.
+    Sample { since: Instant },
+    /// It has done something that nobody has looked at: that happens when the time is known.
+    Landed {
+        output: Output,
+        tokens: usize,
+        since: Instant,
+    },
+}
+
+impl Run {
+    pub(super) fn new(
+        now: Instant,
+        session: Session,
+        pages: PageTable,
+        params: &GenerateParams,
+    ) -> Self {
+        Self {
+            session,
+            pages,
+            params: SamplingParams {
+                temperature: params.temperature,
+                top_k: params.top_k,
+                top_p: params.top_p,
+                min_p: params.min_p,
+                repetition_penalty: params.repetition_penalty,
+            },
+            flight: Flight::Idle,
+            started: now,
+            prefilled: None,
+            first_token: None,
+            last_token: None,
+            text: String::new(),
+            entries: Vec::new(),
+        }
+    }
+
+    /// Gives the device its next piece where it has none.
+    pub(super) fn launch(
+        &mut self,
+        serving: &mut Serving,
+        job: &Job,
+        now: Instant,
+    ) -> Result<(), DeviceError> {
+        let Flight::Idle = self.flight else {
+            return Ok(());
+        };
+        let device = &mut serving.device;
+        let Some(chunk) = self.session.chunk(device.capacity().step_tokens_max) else {
+            device.sample(SampleStep {
+                params: &self.params,
+                uniform: uniform(job.seed, self.session.completion_tokens() as u64),
+                history: self.session.tokens(),
+                logprobs: job.params.logprobs.map(|n| n as usize),
+            })?;
+            self.flight = Flight::Sample { since: now };
+            return Ok(());
+        };
+        let rows = match chunk.then {
+            Then::Continue => Rows::None,
+            Then::Sample => Rows::Last,
+        };
+        let (pages, tokens, position) = (self.pages.as_slice(), chunk.tokens, chunk.position);
+        device.forward(Step {
+            pages,
+            tokens,
+            position,
+            rows,
+        })?;
+        self.flight = Flight::Forward {
+            tokens: tokens.len(),
+            since: now,
+        };
+        Ok(())
+    }
+
+    /// Lets the device work until `until`.
+    pub(super) fn poll(
+        &mut self,
+        serving: &mut Serving,
+        until: Instant,
+    ) -> Result<(), DeviceError> {
+        let (tokens, since) = match self.flight {
+            Flight::Forward { tokens, since } => (tokens, since),
+            Flight::Sample { since } => (0, since),
+            Flight::Idle | Flight::Landed { .. } => return Ok(()),
+        };
+        if let Some(output) = serving.device.poll(until)? {
+            self.flight = Flight::Landed {
+                output,
+                tokens,
+                since,
+            };
+        }
+        Ok(())
+    }
+
+    pub(super) fn usage(&self) -> Usage {
+        Usage::new(
+            self.session.prompt_tokens() as u64,
+            0,
+            self.session.completion_tokens() as u64,
+        )
+    }
+}
+
+/// The pages that so many positions need, or VRAM_OOM.
+pub(super) fn take_pages(serving: &mut Serving, tokens: usize) -> Result<PageTable, ErrorObject> {
+    serving.pool.take(tokens).map_err(|exhausted| {
+        let page_bytes = serving.device.memory().kv_bytes / (exhausted.total.max(1) as u64);
+        let details = ErrorDetails {
+            required_bytes: Some(exhausted.wanted as u64 * page_bytes),
+            available_bytes: Some(exhausted.free as u64 * page_bytes),
+            ..ErrorDetails::default()
+        };
+        let message = format!(
+            "{exhausted} ({PAGE_TOKENS} tokens a page); lower max_tokens or shorten the prompt"
+        );
+        ErrorObject::new(ErrorCode::VramOom, message).with_details(details)
+    })
+}
+
+/// What a token means for a generation.
+pub(super) fn kind(tokenizer: &Tokenizer, token: u32) -> TokenKind<'_> {
+    if tokenizer.is_end_of_generation(token) {
+        TokenKind::EndOfGeneration
+    } else if tokenizer.is_control(token) {
+        TokenKind::Control
+    } else {
+        TokenKind::Text(tokenizer.token_bytes(token).unwrap_or_default())
+    }
+}
+
+/// Alternatives as the wire has them.
+pub(super) fn top_logprobs(tokenizer: &Tokenizer, top: &TopLogprobs) -> Vec<TopLogprob> {
+    let entry = |&(token_id, logprob): &(u32, f32)| {
+        let bytes = tokenizer.token_bytes(token_id).unwrap_or_default();
+        TopLogprob {
+            token_id,
+            text: String::from_utf8_lossy(bytes).into_owned(),
+            logprob,
+        }
+    };
+    top.as_slice().iter().map(entry).collect()
+}
