@@ -1,0 +1,236 @@
+//! Every kernel against its naive twin, over odd shapes and for every instruction set that this machine has; all sets give the same bits.
+
+use half::f16;
+use proptest::prelude::*;
+use worker_orcd::device::PAGE_TOKENS;
+use worker_orcd::device::cpu::isa::Isa;
+use worker_orcd::device::cpu::kernels::{Attend, Kernels, MatMul, Store, padded};
+use worker_orcd::device::cpu::naive;
+use worker_orcd::quant::TensorType;
+
+/// Numbers that repeat for a seed, in about -1 to 1.
+fn numbers(seed: u64, n: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+/// Bytes of `rows` rows of a format: every quant and scale possible, no infinite scales.
+fn weights(kind: TensorType, rows: usize, cols: usize, seed: u64) -> Vec<u8> {
+    match kind {
+        TensorType::F32 => numbers(seed, rows * cols)
+            .iter()
+            .flat_map(|v| v.to_le_bytes())
+            .collect(),
+        TensorType::F16 => numbers(seed, rows * cols)
+            .iter()
+            .flat_map(|v| f16::from_f32(*v).to_le_bytes())
+            .collect(),
+        TensorType::Q4_0 | TensorType::Q4_1 | TensorType::Q8_0 => {
+            let blocks = rows * cols / kind.block_len();
+            let quants = numbers(seed, blocks * kind.block_bytes());
+            let mut bytes: Vec<u8> = quants.iter().map(|v| (v * 128.0) as i32 as u8).collect();
+            for (block, scale) in bytes
+                .chunks_exact_mut(kind.block_bytes())
+                .zip(numbers(seed + 1, blocks))
+            {
+                block[..2].copy_from_slice(&f16::from_f32(scale).to_le_bytes());
+                if kind == TensorType::Q4_1 {
+                    block[2..4].copy_from_slice(&f16::from_f32(-scale * 3.0).to_le_bytes());
+                }
+            }
+            bytes
+        }
+    }
+}
+
+/// (padded(cols), tokens): zero where padded.
+fn activations(cols: usize, tokens: usize, seed: u64) -> Vec<f32> {
+    let mut x = vec![0.0; padded(cols) * tokens];
+    for (row, values) in x
+        .chunks_exact_mut(padded(cols))
+        .zip(numbers(seed, cols * tokens).chunks_exact(cols))
+    {
+        row[..cols].copy_from_slice(values);
+    }
+    x
+}
+
+fn kernel_sets() -> Vec<(Isa, Kernels)> {
+    Isa::available()
+        .into_iter()
+        .filter_map(|isa| isa.kernels().map(|k| (isa, k)))
+        .collect()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+/// The columns of a format that the kernels must take: any for plain floats, whole blocks for the others.
+fn columns(kind: TensorType, n: usize) -> usize {
+    n.next_multiple_of(kind.block_len())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn products_are_the_twins_bits(kind in 0..TensorType::ALL.len(), rows in 1..40usize, cols in 1..300usize, tokens in 1..17usize, seed in 0..1000u64) {
+        let kind = TensorType::ALL[kind];
+        let cols = columns(kind, cols);
+        let (w, x) = (weights(kind, rows, cols, seed), activations(cols, tokens, seed + 7));
+        let expected: Vec<f32> = x.chunks_exact(padded(cols)).flat_map(|x| naive::matvec(kind, &w, cols, &x[..cols]).expect("whole rows")).collect();
+        for (isa, kernels) in kernel_sets() {
+            let mut out = vec![0.5; rows * tokens];
+            let mut scratch = vec![f32::NAN; rows * padded(cols)];
+            let job = MatMul { kind, weights: &w, cols, x: &x, tokens, store: Store::Set, first_row: 0, dst_stride: rows };
+            // SAFETY: `kernel_sets` holds only what this machine has.
+            unsafe { (kernels.matmul)(&job, &mut out, &mut scratch) };
+            prop_assert_eq!(bits(&out), bits(&expected), "{} {}", isa.name(), kind.name());
+            let job = MatMul { store: Store::Add, ..job };
+            // SAFETY: as above.
+            unsafe { (kernels.matmul)(&job, &mut out, &mut scratch) };
+            let doubled: Vec<f32> = expected.iter().map(|v| v + v).collect();
+            prop_assert_eq!(bits(&out), bits(&doubled), "{} {} added", isa.name(), kind.name());
+        }
+    }
+
+    #[test]
+    fn norms_and_activations_follow_their_twins(len in 1..700usize, seed in 0..1000u64) {
+        let (x, w) = (activations(len, 1, seed), activations(len, 1, seed + 1));
+        let expected = naive::rms_norm(&x[..len], &w[..len], 1e-5);
+        let gated = naive::silu_gated(&x, &w);
+        let mut of_all: Vec<(Vec<u32>, Vec<u32>)> = Vec::new();
+        for (isa, kernels) in kernel_sets() {
+            let mut out = vec![f32::NAN; padded(len)];
+            // SAFETY: `kernel_sets` holds only what this machine has.
+            unsafe { (kernels.rms_norm)(&x, &w, len, 1e-5, &mut out) };
+            prop_assert_eq!(bits(&out[..len]), bits(&expected), "{}", isa.name());
+            prop_assert!(out[len..].iter().all(|v| *v == 0.0), "padding stays zero");
+            let mut gate = x.clone();
+            // SAFETY: as above.
+            unsafe { (kernels.silu_gated)(&mut gate, &w) };
+            for (ours, twin) in gate.iter().zip(&gated) {
+                prop_assert!((ours - twin).abs() <= 1e-6 * twin.abs().max(1e-3), "{}: {ours} is not {twin}", isa.name());
+            }
+            of_all.push((bits(&out), bits(&gate)));
+        }
+        prop_assert!(of_all.windows(2).all(|w| w[0] == w[1]), "instruction sets differ");
+    }
+
+    #[test]
+    fn attention_follows_its_twin(head_dim in 1..140usize, group in 1..8usize, positions in 1..700usize, seed in 0..1000u64) {
+        let stride = head_dim.next_multiple_of(16);
+        let pages = positions.div_ceil(PAGE_TOKENS);
+        let page = PAGE_TOKENS * (head_dim + stride);
+        let q = numbers(seed, head_dim * group);
+        let rows = |seed| -> Vec<Vec<f32>> { numbers(seed, head_dim * positions).chunks_exact(head_dim).map(<[f32]>::to_vec).collect() };
+        let (keys, values) = (rows(seed + 1), rows(seed + 2));
+        // pages lie in the pool in reverse, so that an offset that ignores the table is noticed
+        let base = |p: usize| (pages - 1 - p) * page;
+        let mut pool = vec![9.0f32; pages * page];
+        for t in 0..positions {
+            for d in 0..head_dim {
+                pool[base(t / PAGE_TOKENS) + d * PAGE_TOKENS + t % PAGE_TOKENS] = keys[t][d];
+                pool[base(t / PAGE_TOKENS) + PAGE_TOKENS * head_dim + t % PAGE_TOKENS * stride + d] = values[t][d];
+            }
+        }
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        let expected: Vec<f32> = q.chunks_exact(head_dim).flat_map(|q| naive::attend(q, &keys, &values, scale)).collect();
+        let (key_offsets, value_offsets) = (|p: usize| base(p), |p: usize| base(p) + PAGE_TOKENS * head_dim);
+        let mut of_all = Vec::new();
+        for (isa, kernels) in kernel_sets() {
+            let mut out = vec![f32::NAN; head_dim * group];
+            let mut buffer = vec![f32::NAN; group * pages * PAGE_TOKENS];
+            let job = Attend { queries: &q, pool: &pool[..], key_offsets: &key_offsets, value_offsets: &value_offsets, value_stride: stride, head_dim, positions, scale };
+            // SAFETY: `kernel_sets` holds only what this machine has.
+            unsafe { (kernels.attend_f32)(&job, &mut buffer, &mut out) };
+            for (ours, twin) in out.iter().zip(&expected) {
+                prop_assert!((ours - twin).abs() <= 2e-5, "{}: {ours} is not {twin}", isa.name());
+            }
+            of_all.push(bits(&out));
+        }
+        prop_assert!(of_all.windows(2).all(|w| w[0] == w[1]), "instruction sets differ");
+    }
+}
+
+/// Extreme scales: subnormal, zero, largest, negative zero; the product must still be the twin's.
+#[test]
+fn extreme_scales_are_the_twins_bits() {
+    for kind in [TensorType::Q4_0, TensorType::Q4_1, TensorType::Q8_0] {
+        let mut w = weights(kind, 8, 32, 3);
+        let scales = [
+            0x0001u16, 0x8000, 0x0000, 0x7bff, 0xfbff, 0x03ff, 0x8001, 0x3c00,
+        ];
+        for (block, scale) in w.chunks_exact_mut(kind.block_bytes()).zip(scales) {
+            block[..2].copy_from_slice(&scale.to_le_bytes());
+        }
+        let x = activations(32, 5, 11);
+        let expected: Vec<f32> = x
+            .chunks_exact(32)
+            .flat_map(|x| naive::matvec(kind, &w, 32, x).expect("whole rows"))
+            .collect();
+        for (isa, kernels) in kernel_sets() {
+            let (mut out, mut scratch) = (vec![0.0; 40], vec![0.0; 256]);
+            let job = MatMul {
+                kind,
+                weights: &w,
+                cols: 32,
+                x: &x,
+                tokens: 5,
+                store: Store::Set,
+                first_row: 0,
+                dst_stride: 8,
+            };
+            // SAFETY: `kernel_sets` holds only what this machine has.
+            unsafe { (kernels.matmul)(&job, &mut out, &mut scratch) };
+            assert_eq!(
+                bits(&out),
+                bits(&expected),
+                "{} {}",
+                isa.name(),
+                kind.name()
+            );
+        }
+    }
+}
+
+/// The whole range of the kernels' e^x, through the only kernel that shows it plainly: silu(x) × 1.
+#[test]
+fn exp_is_within_a_few_units_everywhere_and_the_same_bits_on_every_set() {
+    let x: Vec<f32> = (-140_000..140_000)
+        .map(|i| i as f32 * 0.001)
+        .chain([f32::INFINITY, 1e30, -1000.0, 0.0, -0.0])
+        .collect();
+    let mut x = x;
+    x.resize(x.len().next_multiple_of(16), 0.0);
+    let ones = vec![1.0; x.len()];
+    let mut of_all = Vec::new();
+    for (isa, kernels) in kernel_sets() {
+        let mut gate = x.clone();
+        // SAFETY: `kernel_sets` holds only what this machine has.
+        unsafe { (kernels.silu_gated)(&mut gate, &ones) };
+        for (ours, x) in gate.iter().zip(&x) {
+            let exact = if x.is_infinite() {
+                f64::INFINITY
+            } else {
+                f64::from(*x) / (1.0 + (-f64::from(*x)).exp())
+            };
+            let close = (f64::from(*ours) - exact).abs() <= 5e-7 * exact.abs()
+                || (exact.abs() < 1e-34 && ours.abs() < 1e-34)
+                || exact == f64::from(*ours);
+            assert!(close, "{}: silu({x}) = {ours}, not {exact}", isa.name());
+        }
+        of_all.push(bits(&gate));
+    }
+    assert!(
+        of_all.windows(2).all(|w| w[0] == w[1]),
+        "instruction sets differ"
+    );
+}

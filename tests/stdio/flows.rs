@@ -1,0 +1,241 @@
+//! Requests and answers over real pipes.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::{Running, generate, with_model};
+
+#[test]
+fn a_file_of_requests_is_answered_in_order_and_the_end_drains() {
+    let Some(command) = with_model(&[]) else {
+        return;
+    };
+    let mut worker = Running::start(command);
+    let question = json!([{"role": "user", "content": "What is the capital of France?"}]);
+    worker.say(&generate(
+        1,
+        json!({"messages": question, "temperature": 0, "max_tokens": 20}),
+    ));
+    worker.say(&generate(
+        "two",
+        json!({"prompt": "Once upon a time", "seed": 7, "max_tokens": 12}),
+    ));
+    worker.say(&generate(
+        3,
+        json!({"prompt": "Once upon a time", "seed": 7, "max_tokens": 12}),
+    ));
+    drop(worker.stdin.take());
+    let said = worker.rest();
+    assert_eq!(worker.code(), Some(0));
+    let texts = |id: Value| -> String {
+        let of_id = said
+            .iter()
+            .filter(|m| m["method"] == "token" && m["params"]["request_id"] == id);
+        of_id
+            .map(|m| m["params"]["text"].as_str().expect("text"))
+            .collect()
+    };
+    assert_eq!(texts(json!(1)), "The capital of France is Paris.");
+    assert_eq!(
+        texts(json!("two")),
+        texts(json!(3)),
+        "the same seed draws the same"
+    );
+    let methods: Vec<_> = said.iter().filter_map(|m| m["method"].as_str()).collect();
+    let position = |method: &str| methods.iter().position(|m| *m == method).expect("said");
+    assert!(position("progress") < position("ready") && position("ready") < position("started"));
+    let responses: Vec<_> = said
+        .iter()
+        .filter(|m| m.get("method").is_none())
+        .map(|m| m["id"].clone())
+        .collect();
+    assert_eq!(responses, [json!(1), json!("two"), json!(3)]);
+}
+
+#[test]
+fn health_and_cancel_are_answered_at_once_during_decode_and_prefill() {
+    let Some(command) = with_model(&[]) else {
+        return;
+    };
+    let mut worker = Running::start(command);
+    worker.until_method("ready");
+    worker.say(&generate(
+        "decode",
+        json!({"prompt": "Tell me a story.", "ignore_eos": true}),
+    ));
+    worker.until_method("token");
+    let decoding = probe(&mut worker, "d");
+    let stopped = cancel(&mut worker, "decode");
+    let long = "All work and no play makes Jack a dull boy. ".repeat(150);
+    worker.say(&generate(
+        "prefill",
+        json!({"prompt": long, "max_tokens": 1}),
+    ));
+    worker.until_method("started");
+    let prefilling = probe(&mut worker, "p");
+    let stopped_too = cancel(&mut worker, "prefill");
+    eprintln!(
+        "health while decoding {decoding:?}, while prefilling {prefilling:?}; cancel {stopped:?}, {stopped_too:?}"
+    );
+    // The median, since a busy machine may take its time now and then.
+    assert!(decoding < Duration::from_millis(50), "{decoding:?}");
+    assert!(prefilling < Duration::from_millis(50), "{prefilling:?}");
+    assert!(stopped < Duration::from_millis(500) && stopped_too < Duration::from_millis(500));
+}
+
+/// The median time of a `health` over several, all while a generation runs.
+fn probe(worker: &mut Running, prefix: &str) -> Duration {
+    let mut times: Vec<Duration> = (0..9)
+        .map(|n| {
+            let id = format!("{prefix}{n}");
+            let since = Instant::now();
+            worker.say(&json!({"id": id, "method": "health"}));
+            let health = worker.response(id);
+            assert_eq!(
+                health["result"]["status"], "busy",
+                "the generation has ended too soon"
+            );
+            since.elapsed()
+        })
+        .collect();
+    times.sort();
+    times[times.len() / 2]
+}
+
+/// The time from a cancel to the end of its target.
+fn cancel(worker: &mut Running, target: &str) -> Duration {
+    let since = Instant::now();
+    worker.say(&json!({"id": "c", "method": "cancel", "params": {"request_id": target}}));
+    assert_eq!(worker.response("c")["result"], json!({"found": true}));
+    let ended = worker.response(target);
+    assert_eq!(ended["result"]["finish_reason"], "cancelled");
+    since.elapsed()
+}
+
+#[test]
+fn the_worker_has_one_thread() {
+    let Some(command) = with_model(&[]) else {
+        return;
+    };
+    let mut worker = Running::start(command);
+    worker.say(&generate(1, json!({"prompt": "Hello", "max_tokens": 3})));
+    worker.until_method("token");
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", worker.child.id()))
+        .expect("tasks")
+        .count();
+    assert_eq!(tasks, 1);
+}
+
+#[test]
+fn bytes_may_come_one_at_a_time_and_lines_may_be_anything() {
+    let Some(command) = with_model(&[]) else {
+        return;
+    };
+    let mut worker = Running::start(command);
+    worker.until_method("ready");
+    let stdin = worker.stdin.as_mut().expect("stdin");
+    for byte in b"\r\n{\"id\":1,\"method\":\"health\"}\r\n" {
+        stdin.write_all(&[*byte]).expect("written");
+        stdin.flush().expect("flushed");
+    }
+    assert_eq!(worker.response(1)["result"]["status"], "ready");
+    let stdin = worker.stdin.as_mut().expect("stdin");
+    stdin.write_all(b"\0\xff\n").expect("written");
+    // Ten times the longest line, in the end drained.
+    let junk = vec![b'x'; 1 << 20];
+    for _ in 0..160 {
+        stdin.write_all(&junk).expect("written");
+    }
+    stdin
+        .write_all(b"\n{\"id\":2,\"method\":\"health\"}")
+        .expect("written");
+    drop(worker.stdin.take());
+    let said = worker.rest();
+    let codes: Vec<_> = said.iter().map(|m| m["error"]["code"].clone()).collect();
+    assert_eq!(codes, [json!(-32700), json!(-32600), json!(null)]);
+    assert_eq!(said[1]["error"]["data"]["details"]["line_bytes"], 160 << 20);
+    assert_eq!(said[2]["id"], 2);
+    assert_eq!(worker.code(), Some(0));
+}
+
+#[test]
+fn a_flood_without_a_reader_stops_the_input_and_loses_nothing() {
+    let Some(command) = with_model(&[]) else {
+        return;
+    };
+    let (mut worker, stdout) = Running::start_unread(command);
+    let stdin = worker.stdin.take().expect("stdin");
+    rustix::io::ioctl_fionbio(&stdin, true).expect("our end only");
+    // Each line is answered with some 700 bytes; what the worker takes unread has to be bounded.
+    let mut sent = 0usize;
+    let mut backlog: Vec<u8> = Vec::new();
+    let mut stuck_since = Instant::now();
+    let total = 100_000usize;
+    while stuck_since.elapsed() < Duration::from_secs(2) && sent < total {
+        if backlog.is_empty() {
+            for id in sent..(sent + 500).min(total) {
+                backlog.extend_from_slice(
+                    format!("{{\"id\":{id},\"method\":\"health\"}}\n").as_bytes(),
+                );
+            }
+            sent = (sent + 500).min(total);
+        }
+        match rustix::io::write(&stdin, &backlog) {
+            Ok(written) => {
+                backlog.drain(..written);
+                stuck_since = Instant::now();
+            }
+            Err(rustix::io::Errno::AGAIN) => std::thread::sleep(Duration::from_millis(5)),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(
+        sent < total,
+        "the worker read everything though nobody listened"
+    );
+    let resident = resident_bytes(worker.child.id());
+    assert!(resident < 700 << 20, "{resident} bytes resident");
+    // Everything goes on by itself when somebody reads.
+    worker.read(stdout);
+    rustix::io::ioctl_fionbio(&stdin, false).expect("our end only");
+    rustix::io::write(&stdin, &backlog).expect("written");
+    drop(stdin);
+    let said = worker.rest();
+    let answered = said.iter().filter(|m| m.get("result").is_some()).count();
+    assert_eq!(answered, sent);
+    assert_eq!(worker.code(), Some(0));
+}
+
+fn resident_bytes(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS"))
+        .expect("VmRSS");
+    line.split_whitespace()
+        .nth(1)
+        .and_then(|kib| kib.parse::<u64>().ok())
+        .expect("a number")
+        * 1024
+}
+
+#[test]
+fn a_frozen_clock_makes_two_runs_alike() {
+    let run = || {
+        let command = with_model(&["--clock", "frozen"])?;
+        let mut worker = Running::start(command);
+        worker.say(&generate(1, json!({"prompt": "Once", "max_tokens": 8})));
+        worker.say(&generate(
+            2,
+            json!({"prompt": "Once", "max_tokens": 8, "logprobs": 3}),
+        ));
+        drop(worker.stdin.take());
+        Some(worker.rest())
+    };
+    let (Some(first), Some(second)) = (run(), run()) else {
+        return;
+    };
+    assert_eq!(first, second);
+}

@@ -1,0 +1,189 @@
+//! The real binary as a child process, and the model that it needs.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+/// How long anything may take before a test gives up; only a broken worker comes near.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+pub use crate::common::model_path as model;
+
+/// The worker's command line with these flags.
+pub fn command(flags: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_worker-orcd"));
+    command
+        .args(flags)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// The worker's command line with the model and these flags.
+pub fn with_model(flags: &[&str]) -> Option<Command> {
+    let model = model()?;
+    let mut command = command(&["--device", "cpu", "--ctx", "2048"]);
+    command.arg("--model").arg(model).args(flags);
+    Some(command)
+}
+
+/// A worker that runs. It is killed when the test lets go of it.
+pub struct Running {
+    pub child: Child,
+    pub stdin: Option<ChildStdin>,
+    lines: Option<Receiver<String>>,
+}
+
+impl Running {
+    /// Starts a worker whose stdout is read by somebody at once.
+    pub fn start(mut command: Command) -> Self {
+        let mut child = command.spawn().expect("the worker starts");
+        let stdin = child.stdin.take();
+        let lines = child.stdout.take().map(read_lines);
+        drain(child.stderr.take());
+        Self {
+            child,
+            stdin,
+            lines,
+        }
+    }
+
+    /// Starts a worker whose stdout nobody reads until [`Running::read`].
+    pub fn start_unread(mut command: Command) -> (Self, std::process::ChildStdout) {
+        let mut child = command.spawn().expect("the worker starts");
+        let stdin = child.stdin.take();
+        let stdout = child.stdout.take().expect("a pipe");
+        drain(child.stderr.take());
+        (
+            Self {
+                child,
+                stdin,
+                lines: None,
+            },
+            stdout,
+        )
+    }
+
+    /// Begins to read the output of a worker that was started unread.
+    pub fn read(&mut self, stdout: impl Read + Send + 'static) {
+        self.lines = Some(read_lines(stdout));
+    }
+
+    /// Says a line.
+    pub fn say(&mut self, line: &Value) {
+        let stdin = self.stdin.as_mut().expect("stdin is open");
+        writeln!(stdin, "{line}").expect("the worker reads");
+    }
+
+    /// The next line of output; `None` at its end.
+    pub fn next(&mut self) -> Option<Value> {
+        match self
+            .lines
+            .as_ref()
+            .expect("somebody reads")
+            .recv_timeout(PATIENCE)
+        {
+            Ok(line) => Some(
+                serde_json::from_str(&line)
+                    .unwrap_or_else(|e| panic!("not a line of JSON: {line:?}: {e}")),
+            ),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => panic!("the worker says nothing for {PATIENCE:?}"),
+        }
+    }
+
+    /// Output up to the first line that is asked for, that one included.
+    pub fn until(&mut self, is_it: impl Fn(&Value) -> bool) -> Vec<Value> {
+        let mut said = Vec::new();
+        loop {
+            let line = self
+                .next()
+                .unwrap_or_else(|| panic!("the output ends first: {said:#?}"));
+            said.push(line);
+            if said.last().is_some_and(&is_it) {
+                return said;
+            }
+        }
+    }
+
+    /// Output up to a notification.
+    pub fn until_method(&mut self, method: &str) -> Vec<Value> {
+        self.until(|line| line["method"] == method)
+    }
+
+    /// The response to a request.
+    pub fn response(&mut self, id: impl Into<Value>) -> Value {
+        let id = id.into();
+        self.until(|line| line.get("method").is_none() && line["id"] == id)
+            .pop()
+            .expect("a line")
+    }
+
+    /// All output that is left.
+    pub fn rest(&mut self) -> Vec<Value> {
+        std::iter::from_fn(|| self.next()).collect()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(self.pid(), signal).expect("the worker runs");
+    }
+
+    /// The process.
+    pub fn pid(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_child(&self.child)
+    }
+
+    /// Waits for the end; says how it ended and how long that took.
+    pub fn wait(&mut self) -> (ExitStatus, Duration) {
+        let since = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                return (status, since.elapsed());
+            }
+            assert!(since.elapsed() < PATIENCE, "the worker does not end");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Waits for the end; says the exit code.
+    pub fn code(&mut self) -> Option<i32> {
+        self.wait().0.code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Lines of a stream, read by a thread until its end.
+fn read_lines(stream: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines() {
+            let Ok(line) = line else { return };
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn drain(stream: Option<impl Read + Send + 'static>) {
+    if let Some(mut stream) = stream {
+        std::thread::spawn(move || std::io::copy(&mut stream, &mut std::io::sink()));
+    }
+}
+
+/// A `generate` with these params.
+pub fn generate(id: impl Into<Value>, params: Value) -> Value {
+    json!({"id": id.into(), "method": "generate", "params": params})
+}

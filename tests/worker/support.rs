@@ -1,0 +1,481 @@
+//! A worker with a scripted device, a fake clock and a tokenizer whose tokens are bytes.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::{Value, json};
+use worker_orcd::device::{
+    Capacity, Device, DeviceError, LoadProgress, Memory, Output, PageId, Rows, Step,
+};
+use worker_orcd::gguf::Metadata;
+use worker_orcd::load::{Load, LoadError, LoadStep, Loaded, ModelFacts};
+use worker_orcd::log::{Format, Level};
+use worker_orcd::sampling::{SampleStep, Sampled, TopLogprobs};
+use worker_orcd::text::{ChatTemplate, Tokenizer};
+use worker_orcd::worker::{Clock, ClockMode, Config, Ending, Pressure, Worker};
+use worker_orcd_protocol::codec::{Line, encode_line};
+
+/// The token that ends a generation. Tokens 0 to 255 are bytes.
+pub const END: u32 = 256;
+/// A control token that ends nothing.
+pub const PAD: u32 = 257;
+/// Entries in the vocabulary.
+pub const VOCAB: usize = 258;
+/// Most tokens that one step of the device takes.
+pub const STEP_TOKENS_MAX: usize = 8;
+
+/// What the scripted device was asked for, and what it will do.
+#[derive(Default)]
+pub struct Script {
+    /// Tokens that will be drawn; `b'a'` when there are no more.
+    pub tokens: VecDeque<u32>,
+    /// Polls that find nothing before a piece is done.
+    pub polls: usize,
+    /// What the next operations fail with, by their number among all forwards, samples and polls.
+    pub failures: Vec<(usize, Failure)>,
+    /// Operations so far.
+    pub operations: usize,
+    /// Forwards: pages, tokens, position, rows.
+    pub forwards: Vec<(Vec<PageId>, Vec<u32>, usize, Rows)>,
+    /// Samples: uniform number, length of the history.
+    pub samples: Vec<(f64, usize)>,
+    /// Aborts.
+    pub aborts: usize,
+    /// Whether a piece is under way, and how many polls it still needs.
+    pub flight: Option<(usize, Output)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    Step,
+    Lost,
+}
+
+struct ScriptedDevice {
+    script: Rc<RefCell<Script>>,
+    pages: usize,
+}
+
+impl ScriptedDevice {
+    fn operate(&self) -> Result<(), DeviceError> {
+        let mut script = self.script.borrow_mut();
+        let number = script.operations;
+        script.operations += 1;
+        match script.failures.iter().find(|(at, _)| *at == number) {
+            Some((_, Failure::Step)) => Err(DeviceError::Step("the step failed".into())),
+            Some((_, Failure::Lost)) => Err(DeviceError::Lost("the card fell off the bus".into())),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Device for ScriptedDevice {
+    fn load_some(&mut self, _until: Instant) -> Result<LoadProgress, DeviceError> {
+        Ok(LoadProgress::default())
+    }
+
+    fn forward(&mut self, step: Step<'_>) -> Result<(), DeviceError> {
+        self.operate()?;
+        let mut script = self.script.borrow_mut();
+        assert!(
+            script.flight.is_none(),
+            "one piece of work is under way at a time"
+        );
+        assert!((1..=STEP_TOKENS_MAX).contains(&step.tokens.len()));
+        assert!(step.tokens.iter().all(|t| (*t as usize) < VOCAB));
+        assert!(
+            step.pages.len() * 256 >= step.position + step.tokens.len(),
+            "not enough pages"
+        );
+        script.forwards.push((
+            step.pages.to_vec(),
+            step.tokens.to_vec(),
+            step.position,
+            step.rows,
+        ));
+        script.flight = Some((script.polls, Output::Forwarded));
+        Ok(())
+    }
+
+    fn sample(&mut self, step: SampleStep<'_>) -> Result<(), DeviceError> {
+        self.operate()?;
+        let mut script = self.script.borrow_mut();
+        assert!(
+            script.flight.is_none(),
+            "one piece of work is under way at a time"
+        );
+        let token = script.tokens.pop_front().unwrap_or(u32::from(b'a'));
+        let mut top = TopLogprobs::default();
+        for rank in 0..step.logprobs.unwrap_or(0) {
+            top.push(b'a' as u32 + rank as u32, -0.5 - rank as f32);
+        }
+        let logprob = step.logprobs.map(|_| -0.5);
+        script.samples.push((step.uniform, step.history.len()));
+        script.flight = Some((
+            script.polls,
+            Output::Sampled(Sampled {
+                token,
+                logprob,
+                top,
+            }),
+        ));
+        Ok(())
+    }
+
+    fn poll(&mut self, _until: Instant) -> Result<Option<Output>, DeviceError> {
+        self.operate()?;
+        let mut script = self.script.borrow_mut();
+        match script.flight.take() {
+            Some((0, output)) => Ok(Some(output)),
+            Some((polls, output)) => {
+                script.flight = Some((polls - 1, output));
+                Ok(None)
+            }
+            None => Ok(None),
+        }
+    }
+
+    fn abort(&mut self) {
+        let mut script = self.script.borrow_mut();
+        script.aborts += 1;
+        script.flight = None;
+    }
+
+    fn read_logits(&mut self, _row: usize, out: &mut [f32]) {
+        out.fill(0.0);
+    }
+
+    fn capacity(&self) -> Capacity {
+        Capacity {
+            step_tokens_max: STEP_TOKENS_MAX,
+            pages: self.pages,
+            vocab: VOCAB,
+        }
+    }
+
+    fn memory(&self) -> Memory {
+        Memory {
+            weights_bytes: 1000,
+            kv_bytes: 256 * self.pages as u64,
+            scratch_bytes: 24,
+        }
+    }
+}
+
+/// How the load goes.
+pub enum Loading {
+    /// So many steps of progress, then the model.
+    Works { steps: u64 },
+    /// So many steps, then this.
+    Fails {
+        steps: u64,
+        error: fn() -> LoadError,
+    },
+}
+
+struct ScriptedLoad {
+    loading: Loading,
+    done: u64,
+    loaded: Option<Box<Loaded>>,
+}
+
+impl Load for ScriptedLoad {
+    fn step(&mut self, _now: Instant, _until: Instant) -> Result<LoadStep, LoadError> {
+        let steps = match self.loading {
+            Loading::Works { steps } | Loading::Fails { steps, .. } => steps,
+        };
+        if self.done < steps {
+            self.done += 1;
+            let processed = self.done * 1000 / steps.max(1);
+            return Ok(LoadStep::Progress(LoadProgress {
+                processed,
+                total: 1000,
+            }));
+        }
+        match &self.loading {
+            Loading::Works { .. } => Ok(LoadStep::Ready(self.loaded.take().expect("loaded once"))),
+            Loading::Fails { error, .. } => Err(error()),
+        }
+    }
+}
+
+/// Byte-level BPE without merges: every byte is a token.
+pub fn tokenizer() -> Tokenizer {
+    let printable = |b: u32| matches!(b, 33..=126 | 161..=172 | 174..=255);
+    let mut others = 256;
+    let mut tokens: Vec<String> = (0..256)
+        .map(|b| {
+            let code = if printable(b) {
+                b
+            } else {
+                others += 1;
+                others - 1
+            };
+            char::from_u32(code).expect("a character").to_string()
+        })
+        .collect();
+    tokens.push("<|end|>".into());
+    tokens.push("<|pad|>".into());
+    let mut types = vec![1i32; 256];
+    types.extend([3, 3]);
+    let mut metadata = Metadata::default();
+    metadata.insert("tokenizer.ggml.model", "gpt2".to_owned());
+    metadata.insert("tokenizer.ggml.pre", "gpt-2".to_owned());
+    metadata.insert("tokenizer.ggml.tokens", tokens);
+    metadata.insert("tokenizer.ggml.token_type", types);
+    metadata.insert("tokenizer.ggml.merges", Vec::<String>::new());
+    metadata.insert("tokenizer.ggml.eos_token_id", END);
+    Tokenizer::from_gguf(&metadata).expect("the test's tokenizer")
+}
+
+/// What a test may want different.
+pub struct Setup {
+    pub loading: Loading,
+    pub context_length: usize,
+    pub pages: usize,
+    pub template: Option<&'static str>,
+    pub queue_max: usize,
+    pub max_tokens: Option<u32>,
+    pub timeout_ms: Option<u64>,
+    pub clock: ClockMode,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            loading: Loading::Works { steps: 1 },
+            context_length: 600,
+            pages: 3,
+            template: Some("{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"),
+            queue_max: 4,
+            max_tokens: None,
+            timeout_ms: None,
+            clock: ClockMode::Real,
+        }
+    }
+}
+
+/// A worker under test.
+pub struct Rig {
+    pub worker: Worker,
+    pub script: Rc<RefCell<Script>>,
+    pub now: Instant,
+    /// Everything that was said, as JSON.
+    pub said: Vec<Value>,
+    /// The log so far.
+    pub log: String,
+}
+
+impl Rig {
+    /// A worker that has not begun to load.
+    pub fn unloaded(setup: Setup) -> Self {
+        let script = Rc::new(RefCell::new(Script::default()));
+        let device = Box::new(ScriptedDevice {
+            script: script.clone(),
+            pages: setup.pages,
+        });
+        let loaded = Loaded {
+            device,
+            tokenizer: tokenizer(),
+            template: setup.template.map(|source| {
+                ChatTemplate::new(source, None, Some("<|end|>")).expect("a template")
+            }),
+            model: ModelFacts {
+                name: "scripted".into(),
+                architecture: "llama".into(),
+                quant_kind: "F32".into(),
+                parameters: 1,
+                size_bytes: 1000,
+                context_length_trained: 1000,
+                context_length: setup.context_length,
+                vocab_size: VOCAB,
+                device: "script".into(),
+            },
+        };
+        let now = Instant::now() + Duration::from_secs(1000);
+        let config = Config {
+            worker_id: Some("w1".into()),
+            pid: 42,
+            model_name: "file".into(),
+            device_name: "cpu".into(),
+            queue_max: setup.queue_max,
+            max_tokens: setup.max_tokens,
+            timeout_ms: setup.timeout_ms,
+            drain: Duration::from_secs(30),
+            log_level: Level::Debug,
+            log_format: Format::Json,
+            entropy: 5,
+            clock: Clock {
+                mode: setup.clock,
+                start: now,
+                start_wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1),
+            },
+        };
+        let load = ScriptedLoad {
+            loading: setup.loading,
+            done: 0,
+            loaded: Some(Box::new(loaded)),
+        };
+        let worker = Worker::new(config, Box::new(load), now);
+        Self {
+            worker,
+            script,
+            now,
+            said: Vec::new(),
+            log: String::new(),
+        }
+    }
+
+    /// A worker that has said `ready`; what it said so far is forgotten.
+    pub fn ready(setup: Setup) -> Self {
+        let mut rig = Self::unloaded(setup);
+        rig.finish();
+        assert_eq!(
+            rig.said.last().map(|last| &last["method"]),
+            Some(&json!("ready"))
+        );
+        rig.said.clear();
+        rig
+    }
+
+    /// Says a line.
+    pub fn say(&mut self, line: Value) {
+        self.say_bytes(line.to_string().as_bytes());
+    }
+
+    /// Says bytes.
+    pub fn say_bytes(&mut self, line: &[u8]) {
+        self.worker.handle_line(self.now, Line::Complete(line));
+        self.listen();
+    }
+
+    /// Says a `generate` with these params.
+    pub fn generate(&mut self, id: impl Into<Value>, params: Value) {
+        self.say(json!({"id": id.into(), "method": "generate", "params": params}));
+    }
+
+    /// One turn of the loop, a millisecond long.
+    pub fn step(&mut self) {
+        self.now += Duration::from_millis(1);
+        self.worker.tick(self.now);
+        if self.worker.wants_work(Pressure::None) {
+            self.worker
+                .step(self.now, self.now + Duration::from_millis(5));
+        }
+        self.listen();
+    }
+
+    /// Turns until nothing is left to do.
+    pub fn finish(&mut self) {
+        for _ in 0..100_000 {
+            if !self.worker.wants_work(Pressure::None) {
+                return;
+            }
+            self.step();
+        }
+        panic!("the worker never comes to rest");
+    }
+
+    /// Turns until the last thing said is this notification.
+    pub fn step_until(&mut self, method: &str) {
+        for _ in 0..10_000 {
+            self.step();
+            if self
+                .said
+                .last()
+                .is_some_and(|last| last["method"] == method)
+            {
+                return;
+            }
+        }
+        panic!("{method} never comes: {:#?}", self.said);
+    }
+
+    /// Lets time pass.
+    pub fn sleep(&mut self, duration: Duration) {
+        self.now += duration;
+        self.worker.tick(self.now);
+        self.listen();
+    }
+
+    /// How the worker ends, where it does.
+    pub fn ending(&self) -> Option<Ending> {
+        self.worker.ending()
+    }
+
+    /// The code it exits with, where it does.
+    pub fn exit_code(&self) -> Option<u8> {
+        self.ending().map(|ending| ending.exit.code())
+    }
+
+    /// Notes what the worker has said.
+    pub fn listen(&mut self) {
+        while let Some(event) = self.worker.poll_event() {
+            let mut line = Vec::new();
+            encode_line(&event, &mut line);
+            self.said
+                .push(serde_json::from_slice(&line).expect("a line of JSON"));
+        }
+        if let Some(log) = self.worker.take_log() {
+            self.log
+                .push_str(&String::from_utf8(log).expect("a log in UTF-8"));
+        }
+    }
+
+    /// Takes everything that was said.
+    pub fn take(&mut self) -> Vec<Value> {
+        std::mem::take(&mut self.said)
+    }
+
+    /// The response to a request; there has to be exactly one.
+    pub fn response(&self, id: impl Into<Value>) -> &Value {
+        let id = id.into();
+        let mut responses = self
+            .said
+            .iter()
+            .filter(|m| m.get("method").is_none() && m["id"] == id);
+        let response = responses
+            .next()
+            .unwrap_or_else(|| panic!("no response to {id}: {:#?}", self.said));
+        assert!(responses.next().is_none(), "two responses to {id}");
+        response
+    }
+
+    /// The texts of a request's `token` notifications.
+    pub fn texts(&self, id: impl Into<Value>) -> Vec<String> {
+        let id = id.into();
+        let tokens = self
+            .said
+            .iter()
+            .filter(|m| m["method"] == "token" && m["params"]["request_id"] == id);
+        tokens
+            .map(|m| m["params"]["text"].as_str().expect("text").to_owned())
+            .collect()
+    }
+
+    /// What was said, in short: method and id.
+    pub fn order(&self) -> Vec<String> {
+        let short = |m: &Value| match m.get("method").and_then(Value::as_str) {
+            Some(method) => match m["params"].get("request_id") {
+                Some(id) => format!("{method} {id}"),
+                None => method.to_owned(),
+            },
+            None if m.get("error").is_some() => {
+                format!(
+                    "{} {}",
+                    m["error"]["data"]["code"].as_str().unwrap_or("?"),
+                    m["id"]
+                )
+            }
+            None => format!("result {}", m["id"]),
+        };
+        self.said.iter().map(short).collect()
+    }
+}
+
+/// The tokens of a text, as the scripted device draws them.
+pub fn bytes(text: &str) -> Vec<u32> {
+    text.bytes().map(u32::from).collect()
+}
