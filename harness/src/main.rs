@@ -1,0 +1,68 @@
+//! `orcd`: fetches a model, chats with it, and holds a worker against recorded transcripts.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use worker_orcd_harness::talk::{Interrupted, WorkerEnded};
+use worker_orcd_harness::{ask, chat, fetch, golden, out};
+
+/// Spawns worker-orcd the way an orchestrator does: one process, one model, a pipe on each side.
+#[derive(Debug, Parser)]
+#[command(name = "orcd", version, after_help = EXIT_CODES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 it did not work (the message says why), 2 usage, 130 Ctrl-C. \
+When the worker ends by itself, its exit code is passed on: 65 bad model file, 66 no such file, 69 no such device, \
+70 bug, 74 pipe lost, 75 does not fit in memory, 76 device lost.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Talk with a model: at a terminal, or with a prompt per line on stdin
+    Chat(chat::ChatArgs),
+    /// Ask one question, print the answer, and exit
+    Ask(ask::AskArgs),
+    /// Get the default model with pip, check it, keep it in the cache folder, and print its path
+    Fetch,
+    /// Hold the worker against recorded transcripts (tests/goldens)
+    #[command(subcommand)]
+    Golden(golden::GoldenCommand),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => ExitCode::from(report(&error)),
+    }
+}
+
+fn run(command: &Command) -> Result<()> {
+    match command {
+        Command::Chat(args) => chat::run(args),
+        Command::Ask(args) => ask::run(args),
+        Command::Golden(command) => golden::run(command),
+        Command::Fetch => out::print_line(&fetch::default_model()?.display().to_string()),
+    }
+}
+
+/// Says what went wrong, where that is not plain; the exit code.
+fn report(error: &anyhow::Error) -> u8 {
+    if error.is::<out::StdoutClosed>() {
+        return 0;
+    }
+    if error.is::<Interrupted>() {
+        return 130;
+    }
+    out::note_line(&format!("orcd: {error:#}"));
+    let ended = error
+        .downcast_ref::<WorkerEnded>()
+        .and_then(|ended| ended.exit_code);
+    ended
+        .and_then(|code| u8::try_from(code).ok())
+        .filter(|&code| code != 0)
+        .unwrap_or(1)
+}

@@ -1,0 +1,119 @@
+//! `orcd golden` against the scripted worker, and the recorded transcripts against the real one.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use worker_orcd_harness::client;
+use worker_orcd_harness::golden::{Mode, Outcome, golden, inputs};
+
+use crate::{fake_worker, orcd, real_worker, run_with};
+
+const INPUT: &str = r#"{"golden":{"about":"for the scripted worker"}}
+{"id":1,"method":"generate","params":{"prompt":"long"}}
+{"golden":{"await":"token","request_id":1,"count":3}}
+{"id":2,"method":"cancel","params":{"request_id":1}}
+{"golden":{"await":"response","request_id":1}}
+{"id":3,"method":"generate","params":{"prompt":"ünï code","seed":5}}
+{"golden":{"await":"response","request_id":3}}
+{"id":4,"method":"generate","params":{"prompt":"x","typo":1}}"#;
+
+fn orcd_golden(verb: &str, file: &Path) -> Command {
+    let (file, worker) = (file.to_str().unwrap(), fake_worker());
+    orcd(&[
+        "golden",
+        verb,
+        file,
+        "--timeout",
+        "20",
+        "--worker",
+        worker.to_str().unwrap(),
+        "--model",
+        "fake.gguf",
+    ])
+}
+
+#[test]
+fn a_recording_is_compared_and_a_difference_is_shown() {
+    let folder = TempDir::new().unwrap();
+    let input = folder.path().join("fake.in.jsonl");
+    let output = folder.path().join("fake.out.jsonl");
+    fs::write(&input, INPUT).unwrap();
+    let (stdout, stderr, code) = run_with(orcd_golden("run", folder.path()), "");
+    assert!(
+        stdout.contains("orcd golden record") && code == Some(1),
+        "{stdout}{stderr}"
+    );
+    let (_, stderr, code) = run_with(orcd_golden("record", &input), "");
+    assert_eq!((stderr.as_str(), code), ("", Some(0)));
+    let recorded = fs::read_to_string(&output).unwrap();
+    let tokens = recorded
+        .lines()
+        .filter(|line| line.contains(r#""method":"token""#))
+        .count();
+    assert_eq!(
+        tokens,
+        3 + 4,
+        "those awaited before the cancel, and those of the second request:\n{recorded}"
+    );
+    assert!(
+        recorded.ends_with("{\"golden\":{\"exit\":0}}\n") && recorded.contains("ünï"),
+        "{recorded}"
+    );
+    let (stdout, _, code) = run_with(orcd_golden("run", folder.path()), "");
+    assert!(stdout.starts_with("same") && code == Some(0), "{stdout}");
+    fs::write(&output, recorded.replace("ünï", "other")).unwrap();
+    let (stdout, _, code) = run_with(orcd_golden("run", &input), "");
+    assert!(
+        stdout.contains(r#"params.text: "other " → "ünï ""#) && code == Some(1),
+        "{stdout}"
+    );
+    let mut update = orcd_golden("run", &input);
+    update.env("UPDATE_GOLDENS", "1");
+    assert_eq!(run_with(update, "").2, Some(0));
+    assert_eq!(fs::read_to_string(&output).unwrap(), recorded);
+}
+
+#[test]
+fn a_script_that_cannot_go_on_says_so_at_once() {
+    let folder = TempDir::new().unwrap();
+    let input = folder.path().join("stuck.in.jsonl");
+    fs::write(
+        &input,
+        "{\"id\":1,\"method\":\"generate\",\"params\":{\"prompt\":\"x\"}}\n{\"golden\":{\"await\":\"token\",\"request_id\":1,\"count\":99}}\n{}",
+    )
+    .unwrap();
+    let (stdout, _, code) = run_with(orcd_golden("record", &input), "");
+    assert!(
+        stdout.contains("token number 99 of request 1") && code == Some(1),
+        "{stdout}"
+    );
+    assert!(!folder.path().join("stuck.out.jsonl").exists());
+}
+
+/// The transcripts in tests/goldens hold for the real worker with the default model.
+#[test]
+fn the_real_worker_says_what_is_recorded() {
+    let Some((worker, model)) = real_worker("goldens") else {
+        return;
+    };
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens");
+    let update = std::env::var_os("UPDATE_GOLDENS").is_some_and(|value| !value.is_empty());
+    let mut failures = String::new();
+    for input in inputs(&[folder]).unwrap() {
+        let command = client::command(&worker, &model, "cpu");
+        let mode = if update { Mode::Record } else { Mode::Run };
+        let difference = match golden(&input, command, Duration::from_secs(120), mode) {
+            Ok(Outcome::Same | Outcome::Recorded) => continue,
+            Ok(Outcome::Different(difference)) => difference,
+            Err(error) => format!("{error:#}\n"),
+        };
+        failures += &format!("{}:\n{difference}\n", input.display());
+    }
+    assert!(
+        failures.is_empty(),
+        "{failures}UPDATE_GOLDENS=1 rewrites them, if they are right now"
+    );
+}
