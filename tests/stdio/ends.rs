@@ -12,9 +12,12 @@ use crate::support::{Running, command, generate, model, with_model};
 /// A second is what an orchestrator is promised; a busy machine gets a little more.
 const SOON: Duration = Duration::from_secs(2);
 
-fn fatal_of(command: Command) -> (Option<i32>, Value) {
+fn fatal_of(mut command: Command) -> (Option<i32>, Value) {
+    // The request is there before the worker is: one that fails at once may be gone before it could be written.
+    let (reader, mut writer) = std::io::pipe().expect("a pipe");
+    writeln!(writer, "{}", generate(1, json!({"prompt": "p"}))).expect("written");
+    command.stdin(reader);
     let mut worker = Running::start(command);
-    worker.say(&generate(1, json!({"prompt": "p"})));
     let said = worker.rest();
     let last = said.last().expect("a line").clone();
     assert_eq!(last["method"], "fatal");
