@@ -1,10 +1,15 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
-use clap::Parser;
-use clap::builder::{RangedU64ValueParser, StringValueParser, TypedValueParser};
+use clap::builder::{
+    OsStringValueParser, RangedU64ValueParser, StringValueParser, TypedValueParser,
+};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use worker_orcd::limits;
+use worker_orcd::load::fake::{self, FakeModel};
 use worker_orcd::load::{self, LoadOptions};
 use worker_orcd::log::{Format, Level};
 use worker_orcd::worker::ClockMode;
@@ -13,11 +18,11 @@ use worker_orcd_protocol::{Exit, limits as wire};
 /// Owns one device and one language model and speaks newline-delimited JSON-RPC: requests come in on stdin, answers and tokens go out
 /// on stdout, the log goes to stderr. The end of stdin ends the worker when everything is answered.
 #[derive(Clone, Debug, Parser)]
-#[command(version, after_long_help = exit_codes(), max_term_width = 110)]
+#[command(version, after_long_help = after_help(), max_term_width = 110)]
 pub struct Flags {
-    /// The model: a GGUF file
-    #[arg(long, value_name = "FILE")]
-    pub model: PathBuf,
+    /// The model: a GGUF file, or "fake:KEY=VALUE,…" for a model without a file, to test whoever spawns this process: see below
+    #[arg(long, value_name = "FILE", required_unless_present = "print_schema", value_parser = OsStringValueParser::new().try_map(parse_model))]
+    pub model: Option<ModelChoice>,
 
     /// The device that holds the model and computes: "cpu", or "cuda:N" for card number N. There is no fallback from one to the other
     /// [default: cuda:0 where the build and the machine have one, else an error]
@@ -76,9 +81,64 @@ pub struct Flags {
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub log_format: Format,
 
+    /// Answer one prompt and end: as if a `generate` with this `prompt` and id 1 were all that stdin holds. For a person
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["input", "check", "print_plan", "print_schema"])]
+    pub prompt: Option<String>,
+
+    /// Read requests from this file instead of stdin, a line each. For a person: a terminal cuts typed lines at 4095 bytes
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["check", "print_plan", "print_schema"])]
+    pub input: Option<PathBuf>,
+
+    /// Print as JSON whether the model would load, with every tensor checked, and the memory that it would take; then exit
+    #[arg(long, conflicts_with_all = ["print_plan", "print_schema"])]
+    pub check: bool,
+
+    /// Print the operations that the model becomes, and exit
+    #[arg(long, conflicts_with = "print_schema")]
+    pub print_plan: bool,
+
+    /// Print the JSON Schema of the protocol, and exit
+    #[arg(long)]
+    pub print_schema: bool,
+
     /// How times are told: "frozen" makes transcripts that compare plainly
     #[arg(long, value_enum, default_value_t = ClockMode::Real)]
     pub clock: ClockMode,
+}
+
+const FAKE_HELP: &str = "\
+A fake model (--model fake:KEY=VALUE,…; all keys may be left out):
+  seed=N                      another seed, another text [default: 0]
+  tokens_per_second=X         its speed when it decodes; 0 for as fast as possible [default: 0]
+  prompt_tokens_per_second=X  its speed when it reads a prompt; 0 for as fast as possible [default: 0]
+  load_ms=N                   how long the load takes [default: 0]
+  load_exit=CODE              the load fails with this exit code: 65, 66, 69, 75 or 76
+  fail_at=N                   drawing the Nth token of its life fails; the request gets an error, the worker goes on
+  lose_at=N                   the device is lost at the Nth token: exit code 76
+  panic_at=N                  a bug at the Nth token: exit code 70
+Everything but the numbers that it computes is real: process, protocol, tokenizer (a byte is a token), sampling, KV pages.
+It takes any --device, and needs none.";
+
+/// Which model.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ModelChoice {
+    /// A GGUF file.
+    File(PathBuf),
+    /// None: a device that makes its logits up.
+    Fake(FakeModel),
+}
+
+impl ModelChoice {
+    /// What it is called until it is loaded.
+    pub fn name(&self) -> String {
+        match self {
+            ModelChoice::File(path) => {
+                let name = path.file_stem().unwrap_or(path.as_os_str());
+                name.to_string_lossy().into_owned()
+            }
+            ModelChoice::Fake(_) => "fake".to_owned(),
+        }
+    }
 }
 
 /// Which device.
@@ -109,10 +169,31 @@ pub enum KvType {
 }
 
 impl Flags {
-    /// What to load.
-    pub fn load_options(&self) -> LoadOptions {
+    /// What cannot be said by one flag alone.
+    ///
+    /// # Errors
+    ///
+    /// A flag that means nothing for the model that is given.
+    pub fn check_together(&self) -> Result<(), clap::Error> {
+        let fake = matches!(self.model, Some(ModelChoice::Fake(_)));
+        let senseless = [
+            (self.tokenizer.is_some(), "--tokenizer"),
+            (self.check, "--check"),
+            (self.print_plan, "--print-plan"),
+        ];
+        match senseless.iter().find(|(given, _)| fake && *given) {
+            None => Ok(()),
+            Some((_, flag)) => Err(Flags::command().error(
+                ErrorKind::ArgumentConflict,
+                format!("{flag} needs a model file; a fake model has none"),
+            )),
+        }
+    }
+
+    /// What to load from this file.
+    pub fn load_options(&self, model: &Path) -> LoadOptions {
         LoadOptions {
-            model: self.model.clone(),
+            model: model.to_owned(),
             context: self.ctx,
             kv: match self.kv_type {
                 KvType::F16 => load::KvType::F16,
@@ -121,6 +202,16 @@ impl Flags {
             tokenizer: self.tokenizer.clone(),
             chat_template: self.chat_template.clone(),
         }
+    }
+}
+
+fn parse_model(value: OsString) -> Result<ModelChoice, String> {
+    match value
+        .to_str()
+        .and_then(|text| text.strip_prefix(fake::PREFIX))
+    {
+        Some(text) => FakeModel::parse(text).map(ModelChoice::Fake),
+        None => Ok(ModelChoice::File(value.into())),
     }
 }
 
@@ -146,8 +237,8 @@ fn check_worker_id(id: String) -> Result<String, String> {
     }
 }
 
-fn exit_codes() -> String {
-    let mut text = String::from("Exit codes:\n");
+fn after_help() -> String {
+    let mut text = format!("{FAKE_HELP}\n\nExit codes:\n");
     for exit in Exit::ALL {
         text.push_str(&format!("  {:3}  {}\n", exit.code(), exit.meaning()));
     }
@@ -161,11 +252,30 @@ fn exit_codes() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_sound() {
         Flags::command().debug_assert();
+    }
+
+    #[test]
+    fn models() {
+        let file = |name: &str| Ok(ModelChoice::File(name.into()));
+        assert_eq!(parse_model("a.gguf".into()), file("a.gguf"));
+        assert_eq!(parse_model("./fake:seed=1".into()), file("./fake:seed=1"));
+        let fake = parse_model("fake:seed=1".into());
+        assert!(matches!(fake, Ok(ModelChoice::Fake(fake)) if fake.device.seed == 1));
+        assert!(parse_model("fake:sead=1".into()).is_err());
+        let flags = |flags: &[&str]| {
+            Flags::try_parse_from([&["worker-orcd"], flags].concat())
+                .and_then(|flags| flags.check_together())
+        };
+        assert!(flags(&["--print-schema"]).is_ok());
+        assert!(flags(&["--model", "a", "--check"]).is_ok());
+        assert!(flags(&["--model", "fake:", "--check"]).is_err());
+        assert!(flags(&["--model", "fake:", "--tokenizer", "t"]).is_err());
+        assert!(flags(&["--model", "a", "--check", "--print-plan"]).is_err());
+        assert!(flags(&["--model", "a", "--prompt", "p", "--input", "f"]).is_err());
     }
 
     #[test]

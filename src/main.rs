@@ -1,6 +1,7 @@
 //! The worker process: flags, the device, the loop.
 
 mod flags;
+mod inspect;
 mod process;
 
 use std::cell::Cell;
@@ -9,33 +10,54 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
 use clap::Parser;
-use flags::{DeviceChoice, Flags};
+use flags::{DeviceChoice, Flags, ModelChoice};
 use process::Process;
-use worker_orcd::io::{Io, ParentWatch, StrayOutput, WatchError};
+use worker_orcd::io::{Io, ParentWatch, StrayOutput, TakeError, WatchError};
+use worker_orcd::load::fake::FakeLoad;
 use worker_orcd::load::{FileLoad, Load, LoadError, LoadStep};
 use worker_orcd::log::Level;
 use worker_orcd::worker::{Clock, ClockMode, Config, Connection, Worker};
-use worker_orcd_protocol::{Exit, limits as wire};
+use worker_orcd_protocol::codec::encode_call;
+use worker_orcd_protocol::{Call, Exit, GenerateParams, Id, Request, limits as wire};
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
+    if let Err(error) = flags.check_together() {
+        error.exit();
+    }
+    match (inspect::inspect(&flags), &flags.model) {
+        (Some(exit), _) => ExitCode::from(exit.code()),
+        (None, Some(model)) => run(&flags, model),
+        // Only a flag that is answered above comes without a model.
+        (None, None) => ExitCode::from(Exit::Usage.code()),
+    }
+}
+
+/// The worker's whole life.
+fn run(flags: &Flags, model: &ModelChoice) -> ExitCode {
     let stray = if flags.log_level == Level::Debug {
         StrayOutput::Stderr
     } else {
         StrayOutput::Discard
     };
-    let io = match Io::take(stray) {
+    let io = match Io::take(stray, flags.input.as_deref()) {
         Ok(io) => io,
         Err(error) => {
-            eprintln!("worker-orcd: stdin, stdout and stderr cannot be used: {error}");
-            return ExitCode::from(Exit::PipeLost.code());
+            eprintln!("worker-orcd: {error}");
+            return ExitCode::from(match error {
+                TakeError::Descriptors(_) => Exit::PipeLost.code(),
+                TakeError::Input { .. } => Exit::NoInput.code(),
+            });
         }
     };
     note_panics();
     let now = Instant::now();
-    let worker = Worker::new(config(&flags, now), load(&flags), now);
+    let worker = Worker::new(config(flags, model, now), load(flags, model), now);
     let mut process = Process::new(io, worker);
     watch_parent(&mut process, flags.parent_pid);
+    if let Some(prompt) = &flags.prompt {
+        process.hear_only(prompt_line(prompt));
+    }
     let exit = match catch_unwind(AssertUnwindSafe(|| process.run())) {
         Ok(exit) => exit,
         Err(_) => process.after_panic(PANICKED_AT.take().unwrap_or_default()),
@@ -44,13 +66,20 @@ fn main() -> ExitCode {
 }
 
 /// The one place where flags become a load.
-fn load(flags: &Flags) -> Box<dyn Load> {
-    match flags.device {
-        Some(DeviceChoice::Cpu) => Box::new(FileLoad::new(flags.load_options())),
-        Some(choice @ DeviceChoice::Cuda(_)) => Box::new(Refused(format!(
+fn load(flags: &Flags, model: &ModelChoice) -> Box<dyn Load> {
+    match (model, flags.device) {
+        (ModelChoice::Fake(model), _) => Box::new(FakeLoad::new(
+            model.clone(),
+            flags.ctx,
+            flags.chat_template.clone(),
+        )),
+        (ModelChoice::File(file), Some(DeviceChoice::Cpu)) => {
+            Box::new(FileLoad::new(flags.load_options(file)))
+        }
+        (ModelChoice::File(_), Some(choice @ DeviceChoice::Cuda(_))) => Box::new(Refused(format!(
             "--device {choice} was given, but this build knows no CUDA device; use --device cpu"
         ))),
-        None => Box::new(Refused(
+        (ModelChoice::File(_), None) => Box::new(Refused(
             "no --device was given, and this build knows no CUDA device; use --device cpu to run on the processor"
                 .to_owned(),
         )),
@@ -66,12 +95,26 @@ impl Load for Refused {
     }
 }
 
-fn config(flags: &Flags, now: Instant) -> Config {
-    let file_name = flags.model.file_stem().unwrap_or(flags.model.as_os_str());
+/// The request that `--prompt` stands for, as a line.
+fn prompt_line(prompt: &str) -> Vec<u8> {
+    let params = GenerateParams {
+        prompt: Some(prompt.to_owned()),
+        ..GenerateParams::default()
+    };
+    let call = Call {
+        id: Some(Id::Number(1)),
+        request: Request::Generate(Box::new(params)),
+    };
+    let mut line = Vec::new();
+    encode_call(&call, &mut line);
+    line
+}
+
+fn config(flags: &Flags, model: &ModelChoice, now: Instant) -> Config {
     Config {
         worker_id: flags.worker_id.clone(),
         pid: std::process::id(),
-        model_name: file_name.to_string_lossy().into_owned(),
+        model_name: model.name(),
         device_name: flags
             .device
             .map_or_else(|| "none".to_owned(), |device| device.to_string()),
@@ -113,7 +156,7 @@ fn watch_parent(process: &mut Process, parent_pid: Option<i32>) {
     let watch = match parent_pid {
         Some(0) => Ok(None),
         Some(pid) => ParentWatch::of_pid(pid).map(Some),
-        None if process.io.stdin.has_peer() => ParentWatch::of_parent(),
+        None if process.io.has_peer() => ParentWatch::of_parent(),
         None => Ok(None),
     };
     match watch {

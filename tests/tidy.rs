@@ -62,7 +62,7 @@ const UNSAFE_FILES: &[&str] = &[
     "src/device/cpu/lanes.rs",
     "src/device/cpu/lanes_x86.rs",
     "src/device/cpu/run.rs",
-    "src/load.rs",
+    "src/load/mod.rs",
 ];
 
 fn is_rust(file: &File) -> bool {

@@ -1,6 +1,7 @@
 //! What every backend can do. The worker drives a [`Device`] in slices of time and never learns which one it is.
 
 pub mod cpu;
+pub mod fake;
 
 use std::time::Instant;
 
@@ -35,6 +36,40 @@ pub struct Step<'a> {
     pub position: usize,
     /// Which logits are wanted.
     pub rows: Rows,
+}
+
+impl Step<'_> {
+    /// Refuses what would read or write where it must not on a device of this capacity.
+    ///
+    /// # Errors
+    ///
+    /// A step of no or too many tokens, pages that are too few or that the pool does not have, a token that the vocabulary does not have.
+    pub fn check(&self, capacity: &Capacity) -> Result<(), DeviceError> {
+        let Self { pages, tokens, .. } = *self;
+        let end = self.position.saturating_add(tokens.len());
+        let most = capacity.step_tokens_max;
+        let wrong = if tokens.is_empty() || tokens.len() > most {
+            format!(
+                "a step of {} tokens; 1 to {most} are possible",
+                tokens.len()
+            )
+        } else if end > pages.len().saturating_mul(PAGE_TOKENS) {
+            let hold = pages.len() * PAGE_TOKENS;
+            format!(
+                "a step up to position {end}, but {} pages hold {hold}",
+                pages.len()
+            )
+        } else if pages.len() > capacity.pages {
+            format!("{} pages, but the pool has {}", pages.len(), capacity.pages)
+        } else if let Some(page) = pages.iter().find(|p| p.0 as usize >= capacity.pages) {
+            format!("page {}, but the pool has {}", page.0, capacity.pages)
+        } else if let Some(token) = tokens.iter().find(|t| **t as usize >= capacity.vocab) {
+            format!("token id {token}; the vocabulary has {}", capacity.vocab)
+        } else {
+            return Ok(());
+        };
+        Err(DeviceError::Step(wrong))
+    }
 }
 
 /// What a finished piece of work gives back.

@@ -14,8 +14,10 @@ pub use sink::Sink;
 pub use source::{Read, Source};
 pub use watch::{ParentWatch, WatchError};
 
-use std::io;
-use std::os::fd::AsFd;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -54,10 +56,45 @@ pub struct Found {
     pub signals: Vec<Signal>,
 }
 
+/// Whether somebody at the other end of fd 0 feeds the process, who may die.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Feeder {
+    Peer,
+    Nobody,
+}
+
+/// Why the process cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum TakeError {
+    /// One of the descriptors cannot be examined or duplicated, or signals cannot be listened to.
+    #[error("stdin, stdout and stderr cannot be used: {0}")]
+    Descriptors(#[from] io::Error),
+    /// The file that stands in for stdin cannot be read.
+    #[error("{} cannot be read: {error}", path.display())]
+    Input {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+}
+
+/// Prints a text to stdout and waits until all of it is written: for what is told instead of a worker's life.
+///
+/// # Errors
+///
+/// Nobody reads it.
+pub fn print(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
+}
+
 /// All descriptors of the process.
 pub struct Io {
-    /// Requests come in here.
+    /// Requests come in here: stdin, or the file that stands in for it.
     pub stdin: Source,
+    feeder: Feeder,
     /// Events go out here.
     pub stdout: Sink,
     /// The log goes out here.
@@ -68,29 +105,52 @@ pub struct Io {
 
 impl Io {
     /// Takes the process's three descriptors and begins to listen to signals. From here on nobody else's output can get into
-    /// stdout: fd 1 is a private descriptor now, and what is printed to number 1 goes where `stray` says.
+    /// stdout: fd 1 is a private descriptor now, and what is printed to number 1 goes where `stray` says. `input` stands in for stdin.
     ///
     /// # Errors
     ///
-    /// One of the descriptors cannot be examined or duplicated, or signals cannot be listened to.
-    pub fn take(stray: StrayOutput) -> io::Result<Self> {
+    /// See [`TakeError`].
+    pub fn take(stray: StrayOutput, input: Option<&Path>) -> Result<Self, TakeError> {
         let signals = Signals::listen()?;
-        let stdout = Sink::new(rustix::io::fcntl_dupfd_cloexec(io::stdout().as_fd(), 3)?)?;
-        let stderr = Sink::new(rustix::io::fcntl_dupfd_cloexec(io::stderr().as_fd(), 3)?)?;
+        let duplicate =
+            |fd: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(io::Error::from);
+        let stdout = Sink::new(duplicate(io::stdout().as_fd())?)?;
+        let stderr = Sink::new(duplicate(io::stderr().as_fd())?)?;
         match stray {
             StrayOutput::Discard => {
-                rustix::stdio::dup2_stdout(std::fs::File::options().write(true).open("/dev/null")?)?
+                rustix::stdio::dup2_stdout(File::options().write(true).open("/dev/null")?)
+                    .map_err(io::Error::from)?
             }
-            StrayOutput::Stderr => rustix::stdio::dup2_stdout(io::stderr().as_fd())?,
+            StrayOutput::Stderr => {
+                rustix::stdio::dup2_stdout(io::stderr().as_fd()).map_err(io::Error::from)?
+            }
         }
-        let stdin = Source::new(rustix::io::fcntl_dupfd_cloexec(io::stdin().as_fd(), 3)?)?;
+        let mut stdin = Source::new(duplicate(io::stdin().as_fd())?)?;
+        let feeder = if stdin.has_peer() {
+            Feeder::Peer
+        } else {
+            Feeder::Nobody
+        };
+        if let Some(path) = input {
+            let path_of = |error| TakeError::Input {
+                path: path.to_owned(),
+                error,
+            };
+            stdin = Source::new(File::open(path).map_err(path_of)?.into()).map_err(path_of)?;
+        }
         Ok(Self {
             stdin,
+            feeder,
             stdout,
             stderr,
             signals,
             parent: None,
         })
+    }
+
+    /// Whether somebody at the other end of fd 0 feeds the process, who may die.
+    pub fn has_peer(&self) -> bool {
+        self.feeder == Feeder::Peer
     }
 
     /// Watches a process from now on.

@@ -321,6 +321,11 @@ const BYTE_CHARS: [char; 256] = {
     chars
 };
 
+/// The character that stands for each byte in a byte-level vocabulary.
+pub fn byte_level_alphabet() -> [char; 256] {
+    BYTE_CHARS
+}
+
 fn byte_to_char(byte: u8) -> char {
     BYTE_CHARS[usize::from(byte)]
 }

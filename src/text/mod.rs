@@ -13,6 +13,7 @@ mod special;
 pub mod template;
 pub mod tokenizer;
 
+pub use bpe::byte_level_alphabet;
 pub use decoder::TextDecoder;
 pub use template::{ChatTemplate, GenerationPrompt, RenderOptions, TemplateError};
 pub use tokenizer::{

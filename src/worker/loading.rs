@@ -142,7 +142,7 @@ fn quarter(total: u64, quarters: u64) -> u64 {
 }
 
 /// Exit code and error of a load that failed.
-fn load_error(error: &LoadError, model: &str, device: &str) -> (Exit, ErrorObject) {
+pub fn load_error(error: &LoadError, model: &str, device: &str) -> (Exit, ErrorObject) {
     let names = ErrorDetails {
         model: Some(model.to_owned()),
         device: Some(device.to_owned()),

@@ -19,6 +19,7 @@ mod side;
 
 pub use config::{Clock, ClockMode, Config};
 pub use lifecycle::{Connection, Ending, Flush, Signal};
+pub use loading::load_error;
 
 use std::collections::VecDeque;
 use std::time::Instant;

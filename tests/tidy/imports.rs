@@ -46,6 +46,7 @@ const FLOORS: &[Floor] = &[
         may: BACKEND,
         never: &["device::cpu"],
     },
+    floor("device::fake", &["device", "sampling"]),
     // Tables of pages are kept on the host; what a page is called and how much it holds is the device's word.
     floor("pages", &["device::PageId", "device::PAGE_TOKENS"]),
     floor("text", &["gguf", "limits"]),
@@ -65,9 +66,10 @@ const FLOORS: &[Floor] = &[
     floor("main", EVERYTHING),
     floor("flags", EVERYTHING),
     floor("process", EVERYTHING),
+    floor("inspect", EVERYTHING),
 ];
 
-const BACKENDS: &[&str] = &["device::cpu", "device::cuda"];
+const BACKENDS: &[&str] = &["device::cpu", "device::cuda", "device::fake"];
 const BACKEND: &[&str] = &[
     "device",
     "model::plan",
@@ -77,7 +79,7 @@ const BACKEND: &[&str] = &[
     "sampling",
 ];
 const EVERYTHING: &[&str] = &[
-    PROTOCOL, "device", "io", "limits", "load", "log", "worker", "flags", "process",
+    PROTOCOL, "device", "io", "limits", "load", "log", "worker", "flags", "process", "inspect",
 ];
 
 /// What is wrong with the paths of a file.

@@ -263,47 +263,6 @@ impl CpuDevice {
     fn vector(&self, id: TensorId) -> &[f32] {
         &self.vectors[id.0]
     }
-
-    /// Refuses what would read or write where it must not.
-    fn check(&self, step: &Step<'_>) -> Result<(), DeviceError> {
-        let end = step.position.saturating_add(step.tokens.len());
-        let wrong = if step.tokens.is_empty() || step.tokens.len() > STEP_TOKENS_MAX {
-            format!(
-                "a step of {} tokens; 1 to {STEP_TOKENS_MAX} are possible",
-                step.tokens.len()
-            )
-        } else if end > step.pages.len().saturating_mul(PAGE_TOKENS) {
-            format!(
-                "a step up to position {end}, but {} pages hold {}",
-                step.pages.len(),
-                step.pages.len() * PAGE_TOKENS
-            )
-        } else if step.pages.len() > self.capacity.pages {
-            format!(
-                "{} pages, but the pool has {}",
-                step.pages.len(),
-                self.capacity.pages
-            )
-        } else if let Some(page) = step
-            .pages
-            .iter()
-            .find(|p| p.0 as usize >= self.capacity.pages)
-        {
-            format!("page {}, but the pool has {}", page.0, self.capacity.pages)
-        } else if let Some(token) = step
-            .tokens
-            .iter()
-            .find(|t| **t as usize >= self.capacity.vocab)
-        {
-            format!(
-                "token id {token}; the vocabulary has {}",
-                self.capacity.vocab
-            )
-        } else {
-            return Ok(());
-        };
-        Err(DeviceError::Step(wrong))
-    }
 }
 
 /// The distance between two tokens in each buffer; every product must find its input padded as the kernels expect it.
@@ -386,7 +345,7 @@ impl Device for CpuDevice {
     }
 
     fn forward(&mut self, step: Step<'_>) -> Result<(), DeviceError> {
-        self.check(&step)?;
+        step.check(&self.capacity)?;
         let c = &mut self.current;
         c.pages.clear();
         c.pages.extend_from_slice(step.pages);

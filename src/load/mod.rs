@@ -1,5 +1,7 @@
 //! Loading a model in pieces, so that `health` and `cancel` are answered meanwhile.
 
+pub mod fake;
+
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -11,7 +13,7 @@ use crate::limits;
 use crate::model::lower::lower;
 use crate::model::plan::Plan;
 use crate::model::{arch, weights::Weights};
-use crate::text::{ChatTemplate, Tokenizer};
+use crate::text::{ChatTemplate, TemplateError, Tokenizer};
 
 /// A load under way. The worker calls [`Load::step`] until it says [`LoadStep::Ready`].
 pub trait Load {
@@ -107,6 +109,25 @@ pub struct LoadOptions {
     pub chat_template: Option<PathBuf>,
 }
 
+/// What [`FileLoad::check`] found.
+pub struct Checked {
+    /// The model, ready but for its weights.
+    pub loaded: Loaded,
+    /// What its tensors are stored as, in the order of their first appearance.
+    pub tensor_types: Vec<TensorTypeFacts>,
+}
+
+/// How much of a model is stored as one tensor type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorTypeFacts {
+    /// "Q4_1".
+    pub name: &'static str,
+    /// Tensors of this type.
+    pub tensors: usize,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
 /// Loads a GGUF file onto the cpu device in pieces: map and parse, tokenizer and template, device, weights.
 pub struct FileLoad {
     options: LoadOptions,
@@ -172,6 +193,46 @@ impl FileLoad {
         }
     }
 
+    /// The operations that the file's model becomes.
+    ///
+    /// # Errors
+    ///
+    /// As a load: the file cannot be read, is damaged or asks for what is not known.
+    pub fn plan(&self) -> Result<Plan, LoadError> {
+        Ok(self.open()?.plan)
+    }
+
+    /// Does all of a load but reading the weights: every tensor is claimed, the tokenizer and the template are made, and the memory is
+    /// reserved, though not yet used.
+    ///
+    /// # Errors
+    ///
+    /// As a load.
+    pub fn check(&self) -> Result<Checked, LoadError> {
+        let opened = self.open()?;
+        let text = self.text(&opened)?;
+        let mut tensor_types: Vec<TensorTypeFacts> = Vec::new();
+        for weight in opened.weights.iter() {
+            let name = weight.kind.name();
+            match tensor_types.iter_mut().find(|t| t.name == name) {
+                Some(seen) => {
+                    seen.tensors += 1;
+                    seen.bytes += weight.bytes as u64;
+                }
+                None => tensor_types.push(TensorTypeFacts {
+                    name,
+                    tensors: 1,
+                    bytes: weight.bytes as u64,
+                }),
+            }
+        }
+        let loaded = self.device(*opened, text)?;
+        Ok(Checked {
+            loaded,
+            tensor_types,
+        })
+    }
+
     fn bad_model(&self, e: impl std::fmt::Display) -> LoadError {
         LoadError::BadModel(format!("{}: {e}", self.options.model.display()))
     }
@@ -221,12 +282,7 @@ impl FileLoad {
         let (bos, eos) = (text_of(tokenizer.bos()), text_of(tokenizer.eos()));
         let make = |source: &str| ChatTemplate::new(source, bos.as_deref(), eos.as_deref());
         match &self.options.chat_template {
-            Some(path) => {
-                let bad = |e: String| LoadError::BadModel(format!("{}: {e}", path.display()));
-                let source =
-                    String::from_utf8(read_side_file(path)?).map_err(|e| bad(e.to_string()))?;
-                make(&source).map(Some).map_err(|e| bad(e.to_string()))
-            }
+            Some(path) => read_template(path, make).map(Some),
             None => match metadata.string(key).map_err(|e| self.bad_model(e))? {
                 Some(source) => make(source)
                     .map(Some)
@@ -305,6 +361,16 @@ impl FileLoad {
             model,
         })
     }
+}
+
+/// The chat template in a file that a flag names.
+fn read_template(
+    path: &Path,
+    make: impl Fn(&str) -> Result<ChatTemplate, TemplateError>,
+) -> Result<ChatTemplate, LoadError> {
+    let bad = |e: String| LoadError::BadModel(format!("{}: {e}", path.display()));
+    let source = String::from_utf8(read_side_file(path)?).map_err(|e| bad(e.to_string()))?;
+    make(&source).map_err(|e| bad(e.to_string()))
 }
 
 /// A small file named by a flag.
