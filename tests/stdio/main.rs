@@ -4,5 +4,6 @@
 mod common;
 mod descriptors;
 mod ends;
+mod flags;
 mod flows;
 mod support;
