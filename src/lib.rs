@@ -15,5 +15,6 @@ pub mod prefix;
 pub mod quant;
 pub mod sampling;
 pub mod session;
+pub mod state;
 pub mod text;
 pub mod worker;

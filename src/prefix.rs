@@ -19,6 +19,17 @@ pub struct PrefixCache {
 struct Kept {
     tokens: Vec<u32>,
     pages: PageTable,
+    /// What it is called: who has left it.
+    label: String,
+}
+
+/// A sequence that is kept, or its beginning.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<'a> {
+    /// Its tokens.
+    pub tokens: &'a [u32],
+    /// The pages that hold them, and perhaps further ones.
+    pub pages: &'a PageTable,
 }
 
 /// What a new sequence starts with.
@@ -100,7 +111,7 @@ impl PrefixCache {
 
     /// Keeps a sequence of which the device has seen `tokens`. What is a part of it is kept with it, and it is not kept where it is
     /// a part of another.
-    pub fn keep(&mut self, pool: &mut PagePool, tokens: &[u32], mut pages: PageTable) {
+    pub fn keep(&mut self, pool: &mut PagePool, tokens: &[u32], mut pages: PageTable, label: &str) {
         pool.truncate(&mut pages, pages_for(tokens.len()));
         if tokens.is_empty() {
             return pool.give_back(pages);
@@ -122,7 +133,31 @@ impl PrefixCache {
             self.evict(pool);
         }
         let tokens = tokens.to_vec();
-        self.kept.push(Kept { tokens, pages });
+        self.kept.push(Kept {
+            tokens,
+            pages,
+            label: label.to_owned(),
+        });
+    }
+
+    /// The sequence that was kept last under this label.
+    pub fn find_label(&self, label: &str) -> Option<Found<'_>> {
+        let kept = self.kept.iter().rev().find(|kept| kept.label == label)?;
+        Some(Found {
+            tokens: &kept.tokens,
+            pages: &kept.pages,
+        })
+    }
+
+    /// As much as is kept of the beginning of `tokens`; `None` where that is nothing.
+    pub fn find_tokens(&self, tokens: &[u32]) -> Option<Found<'_>> {
+        let common = |kept: &&Kept| common_prefix(&kept.tokens, tokens);
+        let kept = self.kept.iter().max_by_key(common)?;
+        let tokens = kept.tokens.get(..common(&kept)).unwrap_or_default();
+        (!tokens.is_empty()).then_some(Found {
+            tokens,
+            pages: &kept.pages,
+        })
     }
 
     /// Makes a sequence `tokens` long, whatever has to be forgotten for it.
@@ -167,7 +202,7 @@ mod tests {
         for tokens in sequences {
             let mut table = PageTable::default();
             cache.grow(&mut pool, &mut table, tokens.len()).unwrap();
-            cache.keep(&mut pool, tokens, table);
+            cache.keep(&mut pool, tokens, table, "");
         }
         (cache, pool)
     }
@@ -191,7 +226,19 @@ mod tests {
             0,
             "it is gone from the cache"
         );
-        cache.keep(&mut pool, &longer, reused.pages);
+        cache.keep(&mut pool, &longer, reused.pages, "a");
+        assert_eq!(
+            cache.find_label("a").map(|found| found.tokens.len()),
+            Some(302)
+        );
+        assert!(cache.find_label("b").is_none());
+        assert_eq!(
+            cache
+                .find_tokens(&first[..10])
+                .map(|found| found.tokens.len()),
+            Some(10)
+        );
+        assert!(cache.find_tokens(&[8, 9]).is_none());
         assert_eq!(pool.free(), 2);
     }
 
@@ -209,7 +256,7 @@ mod tests {
             to: PageId(3),
         };
         assert_eq!(reused.copy, Some(copy));
-        cache.keep(&mut pool, &other, reused.pages);
+        cache.keep(&mut pool, &other, reused.pages, "");
         for tokens in [&first, &other] {
             let reused = cache.begin(&mut pool, tokens);
             assert_eq!(

@@ -275,3 +275,108 @@ fn several_conversations_stay_and_what_they_share_is_kept_once() {
         );
     }
 }
+
+/// Asks, and gives the response.
+fn ask(rig: &mut Rig, method: &str, params: Value) -> Value {
+    rig.said.clear();
+    rig.say(&json!({"id": 9, "method": method, "params": params}));
+    rig.turns(usize::MAX);
+    rig.said.last().expect("a response").clone()
+}
+
+#[test]
+fn another_worker_goes_on_with_a_saved_conversation() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state");
+    let mut first = Rig::new(CONTEXT);
+    let mut tokens = Dice(3).tokens(600);
+    let (answer, _) = first.answer(&params(&tokens, 10));
+    tokens.extend(token_ids(&answer));
+    let by_id = ask(
+        &mut first,
+        "save_state",
+        json!({"path": path, "request_id": 1}),
+    );
+    let size = std::fs::metadata(&path).unwrap().len();
+    assert_eq!(by_id["result"], json!({"tokens": 609, "bytes": size}));
+
+    let mut second = Rig::new(CONTEXT);
+    let loaded = ask(&mut second, "load_state", json!({"path": path}));
+    assert_eq!(loaded["result"], by_id["result"]);
+    tokens.extend([4, 5]);
+    let (wanted, _) = first.answer(&params(&tokens, 10));
+    let (answer, cached) = second.answer(&params(&tokens, 10));
+    assert_eq!((answer, cached), (wanted, 609));
+
+    let by_tokens = json!({"path": path, "token_ids": &tokens[..100]});
+    let saved = ask(&mut second, "save_state", by_tokens);
+    assert_eq!(saved["result"]["tokens"], 100);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_state_that_is_damaged_cut_or_of_another_model_is_refused_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state");
+    let mut rig = Rig::new(CONTEXT);
+    rig.answer(&params(&[7; 300], 1));
+    ask(
+        &mut rig,
+        "save_state",
+        json!({"path": path, "request_id": 1}),
+    );
+    let whole = std::fs::read(&path).unwrap();
+    let mut fresh = Rig::new(CONTEXT);
+    let mut refused = |bytes: &[u8], says: &str| {
+        std::fs::write(&path, bytes).unwrap();
+        let response = ask(&mut fresh, "load_state", json!({"path": path}));
+        let error = &response["error"];
+        assert_eq!(error["data"]["code"], "INVALID_PARAMS", "{response}");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains(says), "{message}");
+    };
+    for len in [0, 4, 11, 60, 300, 1500, whole.len() / 2, whole.len() - 1] {
+        refused(
+            &whole[..len],
+            "ends too early|checksum"
+                .split('|')
+                .nth(usize::from(len == whole.len() - 1))
+                .unwrap(),
+        );
+    }
+    for at in [whole.len() / 3, whole.len() / 2, whole.len() - 1] {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 1;
+        refused(&damaged, "damaged");
+    }
+    refused(&[&whole[..], b"x"].concat(), "checksum");
+    refused(b"GGUF and then something", "no saved state");
+    let text = String::from_utf8_lossy(&whole[..400]).into_owned();
+    let begin = text.find("llama ").unwrap() + "llama ".len();
+    let mut other = whole.clone();
+    other[begin] = if other[begin] == b'0' { b'1' } else { b'0' };
+    refused(&other, "this worker has");
+    let (_, cached) = fresh.answer(&params(&[7; 300], 1));
+    assert_eq!(cached, 0, "nothing of it is used");
+    let (_, cached) = fresh.answer(&params(&[7; 300], 1));
+    assert_eq!(cached, 299, "no page was lost");
+}
+
+#[test]
+fn what_is_not_kept_cannot_be_saved_and_a_wrong_place_is_told() {
+    let mut rig = Rig::new(CONTEXT);
+    rig.answer(&params(&[7; 30], 1));
+    for (params, param) in [
+        (json!({"path": "/tmp/x", "request_id": "1"}), "request_id"),
+        (json!({"path": "/tmp/x", "token_ids": [8]}), "token_ids"),
+        (json!({"path": "/nowhere/x", "request_id": 1}), "path"),
+        (json!({"path": "/", "request_id": 1}), "path"),
+    ] {
+        let response = ask(&mut rig, "save_state", params);
+        assert_eq!(response["error"]["data"]["param"], param, "{response}");
+    }
+    for path in ["/nowhere/x", "/", "/dev/null"] {
+        let response = ask(&mut rig, "load_state", json!({"path": path}));
+        assert_eq!(response["error"]["data"]["param"], "path", "{response}");
+    }
+}

@@ -12,7 +12,7 @@ use rustix::event::{Timespec, poll};
 
 use super::{
     Capacity, Device, DeviceError, LoadProgress, Memory, Output, PAGE_TOKENS, PageId, Rows, Step,
-    check_pages,
+    check_pages, page_range,
 };
 use crate::sampling::{SampleStep, Sampler};
 
@@ -270,6 +270,31 @@ impl Device for FakeDevice {
         self.pool
             .copy_within(begin(from)..begin(from) + PAGE_TOKENS, begin(to));
         Ok(())
+    }
+
+    fn page_bytes(&self) -> usize {
+        PAGE_BYTES as usize
+    }
+
+    fn read_page(
+        &mut self,
+        page: PageId,
+        offset: usize,
+        out: &mut [u8],
+    ) -> Result<(), DeviceError> {
+        let range = page_range(page, offset, out.len(), self.page_bytes(), &self.capacity)?;
+        out.copy_from_slice(&bytemuck::cast_slice(&self.pool)[range]);
+        Ok(())
+    }
+
+    fn write_page(&mut self, page: PageId, offset: usize, bytes: &[u8]) -> Result<(), DeviceError> {
+        let range = page_range(page, offset, bytes.len(), self.page_bytes(), &self.capacity)?;
+        bytemuck::cast_slice_mut(&mut self.pool)[range].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn state_id(&self) -> String {
+        format!("fake, seed {}", self.options.seed)
     }
 
     fn capacity(&self) -> Capacity {

@@ -81,6 +81,26 @@ pub fn check_pages(pages: &[PageId], capacity: &Capacity) -> Result<(), DeviceEr
     }
 }
 
+/// Where bytes of a page lie in a pool of pages of `page_bytes`, or why there are none.
+pub fn page_range(
+    page: PageId,
+    offset: usize,
+    len: usize,
+    page_bytes: usize,
+    capacity: &Capacity,
+) -> Result<std::ops::Range<usize>, DeviceError> {
+    check_pages(&[page], capacity)?;
+    match offset.checked_add(len) {
+        Some(end) if end <= page_bytes => {
+            let begin = page.0 as usize * page_bytes;
+            Ok(begin + offset..begin + end)
+        }
+        Some(_) | None => Err(DeviceError::Step(format!(
+            "{len} bytes from {offset} on of a page of {page_bytes}"
+        ))),
+    }
+}
+
 /// What a finished piece of work gives back.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Output {
@@ -156,6 +176,19 @@ pub trait Device {
 
     /// Makes a page hold what another one holds, for all layers. Only while nothing is under way.
     fn copy_page(&mut self, from: PageId, to: PageId) -> Result<(), DeviceError>;
+
+    /// Bytes of a page of the KV pool, all layers together.
+    fn page_bytes(&self) -> usize;
+
+    /// Reads bytes of a page from `offset` on, as the device holds them. Only while nothing writes to the page.
+    fn read_page(&mut self, page: PageId, offset: usize, out: &mut [u8])
+    -> Result<(), DeviceError>;
+
+    /// Writes bytes of a page from `offset` on, as [`Device::read_page`] gave them. Only while nothing works on the page.
+    fn write_page(&mut self, page: PageId, offset: usize, bytes: &[u8]) -> Result<(), DeviceError>;
+
+    /// What the bytes of a page mean: the same for two devices only if each can go on with the other's pages.
+    fn state_id(&self) -> String;
 
     /// What the device was built for.
     fn capacity(&self) -> Capacity;

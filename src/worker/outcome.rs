@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use worker_orcd_protocol::{
-    ErrorObject, FinishReason, GenerateParams, GenerateResult, MethodResult, Sampling, StopReason,
-    Timings, Usage,
+    ErrorObject, FinishReason, GenerateParams, GenerateResult, Id, MethodResult, Sampling,
+    StopReason, Timings, Usage,
 };
 
 use super::Worker;
@@ -13,6 +13,7 @@ use super::lifecycle::{Stage, rounded};
 use super::queue::Job;
 use super::report::id_value;
 use super::run::{Cache, Flight, Run};
+use super::state::label;
 use crate::log::Level;
 use crate::session::Finish;
 
@@ -24,7 +25,7 @@ impl Worker {
             Work::Preparing(_) => return self.end_unstarted(now, job, finish),
             Work::Running(run) => run,
         };
-        self.release(&mut run);
+        self.release(&job.id, &mut run);
         let tail = run.session.end(finish);
         run.text.push_str(&tail);
         let (tail, text) = if job.params.stream {
@@ -103,7 +104,7 @@ impl Worker {
         let error = match active.work {
             Work::Preparing(_) => error,
             Work::Running(mut run) => {
-                self.release(&mut run);
+                self.release(&active.job.id, &mut run);
                 error.with_usage(run.usage())
             }
         };
@@ -121,7 +122,7 @@ impl Worker {
     }
 
     /// Takes device and pages back from a generation.
-    fn release(&mut self, run: &mut Run) {
+    fn release(&mut self, id: &Id, run: &mut Run) {
         let Stage::Serving(serving) = &mut self.stage else {
             return;
         };
@@ -133,7 +134,9 @@ impl Worker {
         match run.cache {
             Cache::Used => {
                 let seen = run.session.seen();
-                serving.prefixes.keep(&mut serving.pool, seen, pages);
+                serving
+                    .prefixes
+                    .keep(&mut serving.pool, seen, pages, &label(id));
             }
             Cache::PassedBy => serving.pool.give_back(pages),
         }

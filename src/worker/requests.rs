@@ -7,6 +7,7 @@ use worker_orcd_protocol::{Call, ErrorCode, ErrorObject, Id, MethodResult, Reque
 
 use super::Worker;
 use super::side::SideWork;
+use super::state::StateWork;
 use crate::limits;
 
 impl Worker {
@@ -68,6 +69,12 @@ impl Worker {
             Request::ApplyTemplate(params) => {
                 self.accept_side(id, SideWork::apply_template(params), bytes);
             }
+            Request::SaveState(params) => {
+                self.accept_side(id, SideWork::State(StateWork::Save(params)), bytes);
+            }
+            Request::LoadState(params) => {
+                self.accept_side(id, SideWork::State(StateWork::Load(params)), bytes);
+            }
             Request::Metrics(params) => {
                 let metrics = self.metrics(now, params.format);
                 self.answer(id, MethodResult::Metrics(Box::new(metrics)));
@@ -106,7 +113,9 @@ fn is_new_work(request: &Request) -> bool {
         Request::Generate(_)
         | Request::Tokenize(_)
         | Request::Detokenize(_)
-        | Request::ApplyTemplate(_) => true,
+        | Request::ApplyTemplate(_)
+        | Request::SaveState(_)
+        | Request::LoadState(_) => true,
         Request::Initialize(_)
         | Request::Cancel(_)
         | Request::Health

@@ -53,6 +53,8 @@ const FLOORS: &[Floor] = &[
         "prefix",
         &["device::PageId", "device::PAGE_TOKENS", "limits", "pages"],
     ),
+    // It moves pages between a device and a file.
+    floor("state", &["device", "limits", "pages"]),
     floor("text", &["gguf", "limits"]),
     // A generation turns bytes into text as they come.
     floor("session", &["text"]),
@@ -62,7 +64,7 @@ const FLOORS: &[Floor] = &[
         of: "worker",
         may: &[
             PROTOCOL, "device", "limits", "load", "log", "pages", "prefix", "sampling", "session",
-            "text",
+            "state", "text",
         ],
         never: BACKENDS,
     },

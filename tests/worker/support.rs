@@ -159,6 +159,23 @@ impl Device for ScriptedDevice {
         Ok(())
     }
 
+    fn page_bytes(&self) -> usize {
+        256
+    }
+
+    fn read_page(&mut self, page: PageId, _: usize, out: &mut [u8]) -> Result<(), DeviceError> {
+        out.fill(page.0 as u8);
+        Ok(())
+    }
+
+    fn write_page(&mut self, _: PageId, _: usize, _: &[u8]) -> Result<(), DeviceError> {
+        self.operate()
+    }
+
+    fn state_id(&self) -> String {
+        "script".into()
+    }
+
     fn capacity(&self) -> Capacity {
         Capacity {
             step_tokens_max: STEP_TOKENS_MAX,

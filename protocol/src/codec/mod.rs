@@ -334,6 +334,8 @@ fn request(method: Method, params: Node<'_>) -> Result<Request, serde::de::value
         Method::Tokenize => Request::Tokenize(Deserialize::deserialize(params)?),
         Method::Detokenize => Request::Detokenize(Deserialize::deserialize(params)?),
         Method::ApplyTemplate => Request::ApplyTemplate(Deserialize::deserialize(params)?),
+        Method::SaveState => Request::SaveState(Deserialize::deserialize(params)?),
+        Method::LoadState => Request::LoadState(Deserialize::deserialize(params)?),
         Method::Metrics => Request::Metrics(Deserialize::deserialize(params)?),
         Method::Shutdown => Request::Shutdown(Deserialize::deserialize(params)?),
     })

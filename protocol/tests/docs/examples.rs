@@ -82,6 +82,7 @@ pub fn all() -> Vec<Example> {
     examples.extend(cancel());
     examples.extend(health());
     examples.extend(text());
+    examples.extend(states());
     examples.extend(metrics());
     examples.extend(shutdown());
     examples.extend(notifications());
@@ -460,6 +461,48 @@ fn health() -> Vec<Example> {
         result("busy", busy),
         result("starting", starting),
         result("card", card),
+    ]
+}
+
+fn states() -> Vec<Example> {
+    let id = || Id::Number(9);
+    vec![
+        example(
+            "SaveStateParams",
+            "request",
+            Kind::Params(Method::SaveState, Some(id())),
+            SaveStateParams {
+                path: "/var/tmp/chat-7.kv".into(),
+                request_id: Some(text_id("chat-7")),
+                token_ids: None,
+            },
+        ),
+        example(
+            "LoadStateParams",
+            "path",
+            Kind::Params(Method::LoadState, Some(id())),
+            LoadStateParams {
+                path: "/var/tmp/chat-7.kv".into(),
+            },
+        ),
+        example(
+            "StateResult",
+            "saved",
+            Kind::Result(Method::SaveState, id()),
+            StateResult {
+                tokens: 612,
+                bytes: 17_697_345,
+            },
+        ),
+        example(
+            "StateResult",
+            "loaded",
+            Kind::Result(Method::LoadState, id()),
+            StateResult {
+                tokens: 612,
+                bytes: 17_697_345,
+            },
+        ),
     ]
 }
 

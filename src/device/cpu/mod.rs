@@ -21,7 +21,7 @@ use self::kernels::{Kernels, padded};
 use self::program::{BUFS, Buf, Program, Stage};
 use super::{
     Capacity, Device, DeviceError, LoadProgress, Memory, Output, PAGE_TOKENS, PageId, Rows, Step,
-    check_pages,
+    check_pages, page_range,
 };
 use crate::model::plan::{Plan, Shape, TensorId};
 use crate::model::weights::Weights;
@@ -89,6 +89,29 @@ impl Pool {
             KvType::F16 => Pool::F16(zeroed(elements, what)?),
             KvType::F32 => Pool::F32(zeroed(elements, what)?),
         })
+    }
+}
+
+impl Pool {
+    fn element_bytes(&self) -> usize {
+        match self {
+            Pool::F16(_) => size_of::<f16>(),
+            Pool::F32(_) => size_of::<f32>(),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Pool::F16(pool) => bytemuck::cast_slice(pool),
+            Pool::F32(pool) => bytemuck::cast_slice(pool),
+        }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            Pool::F16(pool) => bytemuck::cast_slice_mut(pool),
+            Pool::F32(pool) => bytemuck::cast_slice_mut(pool),
+        }
     }
 }
 
@@ -419,15 +442,45 @@ impl Device for CpuDevice {
         Ok(())
     }
 
+    fn page_bytes(&self) -> usize {
+        self.page_elements * self.pool.element_bytes()
+    }
+
+    fn read_page(
+        &mut self,
+        page: PageId,
+        offset: usize,
+        out: &mut [u8],
+    ) -> Result<(), DeviceError> {
+        let range = page_range(page, offset, out.len(), self.page_bytes(), &self.capacity)?;
+        out.copy_from_slice(&self.pool.bytes()[range]);
+        Ok(())
+    }
+
+    fn write_page(&mut self, page: PageId, offset: usize, bytes: &[u8]) -> Result<(), DeviceError> {
+        let range = page_range(page, offset, bytes.len(), self.page_bytes(), &self.capacity)?;
+        self.pool.bytes_mut()[range].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn state_id(&self) -> String {
+        let kv = match self.pool {
+            Pool::F16(_) => "f16",
+            Pool::F32(_) => "f32",
+        };
+        let fingerprint = self.weights.fingerprint(&self.plan, (*self.file).as_ref());
+        format!(
+            "{} {fingerprint}, cpu pages of {kv}",
+            self.plan.architecture
+        )
+    }
+
     fn capacity(&self) -> Capacity {
         self.capacity
     }
 
     fn memory(&self) -> Memory {
-        let kv = match &self.pool {
-            Pool::F16(pool) => size_of_val(pool.as_slice()),
-            Pool::F32(pool) => size_of_val(pool.as_slice()),
-        };
+        let kv = self.pool.bytes().len();
         let scratch: usize = self
             .bufs
             .iter()
