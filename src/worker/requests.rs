@@ -32,7 +32,9 @@ impl Worker {
         if reject.method == Some(Method::Generate) {
             self.counters.requests.rejected += 1;
         }
-        self.events.push_back(reject.into());
+        // With an id that is taken, the error would look like the end of the request that has it.
+        let id = reject.id.filter(|id| !self.is_taken(id));
+        self.answer_error(id, reject.error);
     }
 
     fn handle_call(&mut self, now: Instant, call: Call, bytes: usize) {
