@@ -9,7 +9,8 @@ use worker_orcd_protocol::{
 };
 
 use super::model::{Cancels, Due, Job, Model};
-use super::script::{Answer, Wish};
+use super::script::Answer;
+use super::wish::Wish;
 use crate::support::{END, Failure, Script};
 
 impl Model {

@@ -9,7 +9,8 @@ use worker_orcd::limits;
 use worker_orcd::worker::{Connection, Signal, Worker};
 use worker_orcd_protocol::{ErrorCode, Exit, Id, MetricsFormat, RequestCounts, ShutdownMode};
 
-use super::script::{Answer, Ask, Saying, Spoken, Wish};
+use super::script::{Answer, Ask, Saying, Spoken};
+use super::wish::Wish;
 use crate::support::{DRAIN, Failure, Script};
 
 /// What the worker was started with.

@@ -17,6 +17,7 @@ use worker_orcd_protocol::{Exit, MethodResult, Notification, Outgoing, limits as
 use super::dice::Dice;
 use super::model::{Facts, Model};
 use super::script::{Act, Author, Reader, SECRET, Saying, Spoken, TEMPLATE, TEMPLATE_THAT_REFUSES};
+use super::seen::Seen;
 use crate::support::{END, Failure, Loading, PAD, Rig, Setup};
 
 /// Most turns in which a worker comes to rest.
@@ -39,6 +40,7 @@ pub struct World {
     unread: usize,
     line: Vec<u8>,
     transcript: Transcript,
+    seen: Seen,
 }
 
 /// How it stands with stdin.
@@ -66,7 +68,7 @@ pub enum Transcript {
 }
 
 /// Runs the script of a seed.
-pub fn run_script(seed: u64, transcript: Transcript) {
+pub fn run_script(seed: u64, transcript: Transcript) -> Seen {
     let mut world = World::new(Dice::new(seed), transcript);
     let acts = world.author.dice.throw(40) + 4;
     for _ in 0..acts {
@@ -76,6 +78,9 @@ pub fn run_script(seed: u64, transcript: Transcript) {
         world.turns(turns);
     }
     world.end();
+    world.seen.exits.extend(world.rig.exit_code());
+    world.seen.requests = world.model.counts.requests;
+    world.seen
 }
 
 impl World {
@@ -112,6 +117,7 @@ impl World {
             unread,
             line: Vec::new(),
             transcript,
+            seen: Seen::default(),
             author: Author::new(dice, template),
         }
     }
@@ -175,7 +181,12 @@ impl World {
         }
         self.tick();
         self.read();
-        if self.rig.worker.wants_work(Pressure::of(self.unread)) {
+        let pressure = Pressure::of(self.unread);
+        let is_paused = pressure != Pressure::None && self.rig.worker.wants_work(Pressure::None);
+        let is_deaf = pressure == Pressure::PauseInput && !self.inbox.is_empty();
+        self.seen.turns_without_work += u64::from(is_paused);
+        self.seen.turns_without_input += u64::from(is_deaf);
+        if self.rig.worker.wants_work(pressure) {
             self.rig.now += Duration::from_millis(1);
             self.before();
             self.rig
@@ -266,7 +277,13 @@ impl World {
         self.note(|| format!("← {}", shown(&self.line)));
         self.unread += self.line.len();
         match event {
-            Outgoing::Error { .. } => assert_keeps_secret(&self.line),
+            Outgoing::Error { error, .. } => {
+                self.seen.codes.insert(error.data.code);
+                assert_keeps_secret(&self.line);
+            }
+            Outgoing::Notification(Notification::Fatal(fatal)) => {
+                self.seen.codes.insert(fatal.error.data.code);
+            }
             Outgoing::Notification(Notification::Token(_) | Notification::Started(_)) => {
                 assert!(self.line.len() <= wire::STREAM_LINE_BYTES_MAX);
             }
