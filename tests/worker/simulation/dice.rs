@@ -21,7 +21,7 @@ impl Dice {
 
     /// A number below `sides`.
     pub fn throw(&mut self, sides: usize) -> usize {
-        (u128::from(self.next()) * sides as u128 >> 64) as usize
+        ((u128::from(self.next()) * sides as u128) >> 64) as usize
     }
 
     pub fn one_in(&mut self, sides: usize) -> bool {

@@ -80,7 +80,7 @@ pub struct Author {
 
 impl Author {
     pub fn new(mut dice: Dice, template: Option<&'static str>) -> Self {
-        let padding = if dice.one_in(4000) {
+        let padding = if dice.one_in(2000) {
             15 * 1024 * 1024
         } else {
             0
@@ -169,7 +169,7 @@ impl Author {
             let _ = write!(line, r#","params":{params}"#);
         }
         let padding = self.padding * self.dice.throw(2);
-        line.extend(std::iter::repeat_n(' ', padding));
+        line.push_str(&" ".repeat(padding));
         line.push('}');
         Saying {
             line: Spoken::Line(line.into_bytes()),
