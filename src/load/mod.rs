@@ -3,6 +3,7 @@
 pub mod fake;
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Instant;
 
 use crate::device::cpu::isa::Isa;
@@ -33,10 +34,10 @@ pub enum LoadStep {
 pub struct Loaded {
     /// Holds the weights and computes.
     pub device: Box<dyn Device>,
-    /// Text to token ids and back.
-    pub tokenizer: Tokenizer,
+    /// Text to token ids and back. Nothing changes it, so that it can be shared.
+    pub tokenizer: Rc<Tokenizer>,
     /// How messages become a prompt; `None` where the model brings no template.
-    pub template: Option<ChatTemplate>,
+    pub template: Option<Rc<ChatTemplate>>,
     /// What the model is called and how large it is.
     pub model: ModelFacts,
 }
@@ -359,8 +360,8 @@ impl FileLoad {
         model.device = device.name();
         Ok(Loaded {
             device: Box::new(device),
-            tokenizer,
-            template,
+            tokenizer: Rc::new(tokenizer),
+            template: template.map(Rc::new),
             model,
         })
     }

@@ -1,5 +1,6 @@
 //! From the load to the exit: loading, the end of input, draining, signals, and what ends the process.
 
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use worker_orcd_protocol::{
@@ -27,8 +28,8 @@ pub(super) enum Stage {
 /// A model in place.
 pub(super) struct Serving {
     pub(super) device: Box<dyn Device>,
-    pub(super) tokenizer: Tokenizer,
-    pub(super) template: Option<ChatTemplate>,
+    pub(super) tokenizer: Rc<Tokenizer>,
+    pub(super) template: Option<Rc<ChatTemplate>>,
     pub(super) model: ModelFacts,
     pub(super) pool: PagePool,
     pub(super) prefixes: PrefixCache,

@@ -2,8 +2,10 @@
 
 use std::time::Instant;
 
-use worker_orcd_protocol::codec::{Line, decode_line};
-use worker_orcd_protocol::{Call, ErrorCode, ErrorObject, Id, MethodResult, Request, ShutdownMode};
+use worker_orcd_protocol::codec::{Line, Reject, decode_line};
+use worker_orcd_protocol::{
+    Call, ErrorCode, ErrorObject, Id, Method, MethodResult, Request, ShutdownMode,
+};
 
 use super::Worker;
 use super::side::SideWork;
@@ -19,11 +21,21 @@ impl Worker {
         match line {
             Line::TooLong { bytes } => self.answer_error(None, ErrorObject::line_too_long(bytes)),
             Line::Complete(bytes) => match decode_line(bytes) {
-                Err(reject) => self.events.push_back(reject.into()),
+                Err(reject) => self.refuse(reject),
                 Ok(call) => self.handle_call(now, call, bytes.len()),
             },
         }
         self.settle(now);
+    }
+
+    /// Answers a line that is no request that can be taken.
+    fn refuse(&mut self, reject: Reject) {
+        if reject.method == Some(Method::Generate) {
+            self.counters.requests.rejected += 1;
+        }
+        // With an id that is taken, the error would look like the end of the request that has it.
+        let id = reject.id.filter(|id| !self.is_taken(id));
+        self.answer_error(id, reject.error);
     }
 
     fn handle_call(&mut self, now: Instant, call: Call, bytes: usize) {

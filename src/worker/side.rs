@@ -111,7 +111,7 @@ impl SideWork {
                 content,
             } => detokenize(token_ids, done, decoder, content, &serving.tokenizer),
             SideWork::ApplyTemplate(params) => {
-                match prompt::render(serving.template.as_ref(), *params, wall) {
+                match prompt::render(serving.template.as_deref(), *params, wall) {
                     Ok(prompt) => {
                         SideStep::Done(MethodResult::ApplyTemplate(ApplyTemplateResult { prompt }))
                     }
