@@ -10,7 +10,7 @@ use worker_orcd_protocol::{
 
 use super::Worker;
 use super::lifecycle::{Serving, Stage};
-use super::prompt;
+use super::{chat, prompt};
 use crate::limits;
 use crate::text::{AddSpecial, Encoding, EncodingStep, ParseSpecial, TextDecoder, Tokenizer};
 
@@ -107,14 +107,12 @@ impl SideWork {
                 decoder,
                 content,
             } => detokenize(token_ids, done, decoder, content, &serving.tokenizer),
-            SideWork::ApplyTemplate(params) => {
-                match prompt::render(serving.template.as_ref(), *params, wall) {
-                    Ok(prompt) => {
-                        SideStep::Done(MethodResult::ApplyTemplate(ApplyTemplateResult { prompt }))
-                    }
-                    Err(error) => SideStep::Failed(error),
+            SideWork::ApplyTemplate(params) => match chat::render(serving, *params, wall) {
+                Ok(prompt) => {
+                    SideStep::Done(MethodResult::ApplyTemplate(ApplyTemplateResult { prompt }))
                 }
-            }
+                Err(error) => SideStep::Failed(error),
+            },
         }
     }
 }

@@ -181,10 +181,45 @@ fn initialize() -> Vec<Example> {
 }
 
 fn user(text: &str) -> Message {
-    Message {
-        role: Role::User,
-        content: Content::Text(text.into()),
-    }
+    Message::new(Role::User, text)
+}
+
+/// A tool as templates want it.
+fn weather() -> Map<String, Value> {
+    let place = json!({"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]});
+    let function =
+        json!({"name": "weather", "description": "Tells the weather.", "parameters": place});
+    [
+        ("type".to_owned(), json!("function")),
+        ("function".to_owned(), function),
+    ]
+    .into_iter()
+    .collect()
+}
+
+/// A conversation in which a tool was called and has answered.
+fn tool_round() -> Vec<Message> {
+    let place = [("place".to_owned(), json!("Bern"))].into_iter().collect();
+    let call = ToolCall {
+        id: Some("call00001".into()),
+        kind: ToolKind::Function,
+        function: FunctionCall {
+            name: "weather".into(),
+            arguments: Arguments::Object(place),
+        },
+    };
+    let asks = Message {
+        content: Content::Nothing,
+        reasoning_content: Some("The weather is a tool's.".into()),
+        tool_calls: Some(vec![call]),
+        ..Message::new(Role::Assistant, "")
+    };
+    let answers = Message {
+        name: Some("weather".into()),
+        tool_call_id: Some("call00001".into()),
+        ..Message::new(Role::Tool, "rain")
+    };
+    vec![user("How is the weather in Bern?"), asks, answers]
 }
 
 fn generate_params() -> Vec<Example> {
@@ -203,10 +238,7 @@ fn generate_params() -> Vec<Example> {
     let kwargs: Map<String, Value> = [("enable_thinking".to_owned(), json!(false))]
         .into_iter()
         .collect();
-    let system = Message {
-        role: Role::System,
-        content: Content::Text("You answer in one sentence.".into()),
-    };
+    let system = Message::new(Role::System, "You answer in one sentence.");
     vec![
         params(
             "prompt",
@@ -232,8 +264,8 @@ fn generate_params() -> Vec<Example> {
             text_id("job/2"),
             GenerateParams {
                 messages: Some(vec![Message {
-                    role: Role::User,
                     content: Content::Parts(vec![part]),
+                    ..user("")
                 }]),
                 add_generation_prompt: false,
                 chat_template_kwargs: kwargs,
@@ -480,6 +512,18 @@ fn text() -> Vec<Example> {
         messages: vec![user("Hello")],
         add_generation_prompt: true,
         chat_template_kwargs: Map::new(),
+        tools: None,
+        tool_choice: None,
+        chat_template: None,
+    };
+    let tools = ApplyTemplateParams {
+        messages: tool_round(),
+        tools: Some(vec![weather()]),
+        tool_choice: Some(ToolChoice::Word(ToolChoiceWord::Auto)),
+        chat_template: Some(
+            "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}".into(),
+        ),
+        ..chat.clone()
     };
     let prompt = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n".to_owned();
     let ids = DetokenizeParams {
@@ -516,6 +560,12 @@ fn text() -> Vec<Example> {
             "chat",
             Kind::Params(Method::ApplyTemplate, Some(id())),
             chat,
+        ),
+        example(
+            "ApplyTemplateParams",
+            "tools",
+            Kind::Params(Method::ApplyTemplate, Some(id())),
+            tools,
         ),
         example(
             "ApplyTemplateResult",
