@@ -46,8 +46,30 @@ enum Outcome {
     Failed(String),
 }
 
-/// Where this engine answers otherwise than Jinja2, on purpose or because it cannot do better: template, conversation, and why.
-const EXCEPTIONS: &[(&str, &str, &str)] = &[];
+/// Where this engine answers otherwise than Jinja2 and cannot do better: a template, its conversations, and why.
+const EXCEPTIONS: &[(&str, &str, &str)] = &[
+    ("command-r-plus-tools", WITHOUT_TOOLS, NONE_IS_EMPTY),
+    ("command-r-plus-tools", "parts", NONE_IS_EMPTY),
+    ("hermes-2-pro-tools", WITHOUT_TOOLS, NONE_IS_EMPTY),
+    ("llama-4", "one-call", NONE_IS_EMPTY),
+    (
+        "functionary-3.1",
+        "tools union-tool one-call two-calls text-call",
+        "Python escapes what is added to a string marked safe, for HTML, and so puts &#34; into the prompt; the engine's + knows no \
+         marks",
+    ),
+    (
+        "functionary-3.2",
+        "tools",
+        "a float below 1e-4 that ~ joins to a string is written without exponent (0.00001); alone and in JSON it is as Python's",
+    ),
+];
+
+/// These templates are for conversations with tools; Python refuses others with a TypeError.
+const WITHOUT_TOOLS: &str = "user closed system system-only talk answered reasoned not-thinking signs spaces empty dated user-twice \
+                             assistant-first";
+
+const NONE_IS_EMPTY: &str = "a loop over none does nothing here, where Python refuses it; the engine cannot tell the two apart";
 
 fn expected() -> (BTreeMap<String, Conversation>, Vec<Case>) {
     let (mut conversations, mut cases) = (BTreeMap::new(), Vec::new());
@@ -83,6 +105,14 @@ fn outcome(template: &ChatTemplate, conversation: &Conversation) -> Outcome {
     }
 }
 
+/// Small templates, each on what Python does in its own way.
+#[derive(Debug, Deserialize)]
+struct Snippet {
+    snippet: String,
+    #[serde(flatten)]
+    outcome: Outcome,
+}
+
 fn agree(wanted: &Outcome, got: &Outcome) -> bool {
     match (wanted, got) {
         (Outcome::Failed(_), Outcome::Failed(_)) => true,
@@ -102,8 +132,9 @@ fn prompts_are_those_of_jinja2() {
             .unwrap_or_else(|error| panic!("{name}: {error}"));
         for case in cases.iter().filter(|case| case.template == name) {
             let got = outcome(&template, &conversations[&case.conversation]);
-            let is_exception = EXCEPTIONS.iter().any(|(template, conversation, _)| {
-                *template == name && *conversation == case.conversation
+            let is_exception = EXCEPTIONS.iter().any(|(template, conversations, _)| {
+                let mut conversations = conversations.split_whitespace();
+                *template == name && conversations.any(|one| one == case.conversation)
             });
             // An exception that is none any more has to go.
             if agree(&case.outcome, &got) == is_exception {
@@ -120,4 +151,39 @@ fn prompts_are_those_of_jinja2() {
         different.len(),
         different.join("\n")
     );
+}
+
+#[test]
+fn small_templates_are_rendered_as_by_python() {
+    let conversation = &expected().0["user"];
+    let mut different = Vec::new();
+    for line in data("../templates/expected-snippets.jsonl").lines() {
+        let Snippet {
+            snippet,
+            outcome: wanted,
+        } = serde_json::from_str(line).unwrap();
+        let got = match ChatTemplate::new(&snippet, Some("<s>"), Some("</s>")) {
+            Ok(template) => outcome(&template, conversation),
+            Err(error) => Outcome::Failed(error.to_string()),
+        };
+        if !agree(&wanted, &got) {
+            different.push(format!("{snippet}:\n  wanted {wanted:?}\n  got    {got:?}"));
+        }
+    }
+    assert!(different.is_empty(), "{}", different.join("\n"));
+}
+
+#[test]
+fn every_kind_of_line_end_is_one_to_a_template() {
+    let (conversations, _) = expected();
+    let render = |source: &str| {
+        let template = ChatTemplate::new(source, None, None).unwrap();
+        outcome(&template, &conversations["user"])
+    };
+    let wanted = Outcome::Text("a\nHi\nb".to_owned());
+    let source = "a\n{% for m in messages %}\n{{ m.content }}\n{% endfor %}\nb";
+    for end in ["\n", "\r\n", "\r"] {
+        // The line end after the tag that closes the loop goes, as after any tag.
+        assert_eq!(render(&source.replace('\n', end)), wanted, "{end:?}");
+    }
 }

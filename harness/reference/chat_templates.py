@@ -1,12 +1,13 @@
-"""Makes tests/data/templates/expected.jsonl: real chat templates over conversations, rendered by Jinja2 itself in the environment that the
+"""Makes tests/data/templates/expected*.jsonl: real chat templates over conversations, rendered by Jinja2 itself in the environment that the
 transformers library builds for chat templates.
 
-    python3 -m venv venv && venv/bin/pip install jinja2==3.1.6
+    python3 -m venv venv && venv/bin/pip install -r harness/reference/requirements.txt
     venv/bin/python harness/reference/chat_templates.py
 
 The first lines are the conversations, each {"conversation": NAME, "messages": …, "tools": …, "add_generation_prompt": …, "kwargs": …}. Each
 line after them is a case, {"template": NAME, "conversation": NAME} with what came of it: "text", or "raised" with the words that the template
-gave raise_exception, or "failed" with the kind of any other exception. The output is the same on every run.
+gave raise_exception, or "failed" with the kind of any other exception. expected-snippets.jsonl has the same of the small templates in
+snippets.txt, one a line, each over the conversation "user". The output is the same on every run.
 """
 
 import json
@@ -154,10 +155,10 @@ CONVERSATIONS = {
 }
 
 
-def outcome(template, conversation):
+def outcome(source, conversation):
     messages, opened, tools, kwargs = conversation
     try:
-        text = template.render(
+        text = environment().from_string(source).render(
             messages=messages,
             tools=tools,
             documents=None,
@@ -171,20 +172,24 @@ def outcome(template, conversation):
     return {"text": text}
 
 
+def write(name, lines):
+    with open(FOLDER / name, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
 def main():
     assert jinja2.__version__ == "3.1.6", jinja2.__version__
-    sources = sorted(FOLDER.glob("*.jinja"))
-    with open(FOLDER / "expected.jsonl", "w", encoding="utf-8", newline="\n") as file:
-
-        def write(line):
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-        for name, (messages, opened, tools, kwargs) in CONVERSATIONS.items():
-            write({"conversation": name, "messages": messages, "tools": tools, "add_generation_prompt": opened, "kwargs": kwargs})
-        for source in sources:
-            template = environment().from_string(source.read_bytes().decode("utf-8"))
-            for name, conversation in CONVERSATIONS.items():
-                write({"template": source.stem, "conversation": name, **outcome(template, conversation)})
+    lines = [
+        {"conversation": name, "messages": messages, "tools": tools, "add_generation_prompt": opened, "kwargs": kwargs}
+        for name, (messages, opened, tools, kwargs) in CONVERSATIONS.items()
+    ]
+    for path in sorted(FOLDER.glob("*.jinja")):
+        source = path.read_bytes().decode("utf-8")
+        for name, conversation in CONVERSATIONS.items():
+            lines.append({"template": path.stem, "conversation": name, **outcome(source, conversation)})
+    write("expected.jsonl", lines)
+    snippets = (FOLDER / "snippets.txt").read_text(encoding="utf-8").splitlines()
+    write("expected-snippets.jsonl", [{"snippet": line, **outcome(line, CONVERSATIONS["user"])} for line in snippets])
 
 
 main()
