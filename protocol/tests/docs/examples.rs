@@ -222,6 +222,30 @@ fn tool_round() -> Vec<Message> {
     vec![user("How is the weather in Bern?"), asks, answers]
 }
 
+fn chat(messages: Vec<Message>) -> ApplyTemplateParams {
+    ApplyTemplateParams {
+        messages,
+        add_generation_prompt: true,
+        chat_template_kwargs: Map::new(),
+        tools: None,
+        tool_choice: None,
+        chat_template: None,
+    }
+}
+
+/// Everything that a conversation with tools carries.
+fn tool_chat() -> Example {
+    let template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}";
+    let params = ApplyTemplateParams {
+        tools: Some(vec![weather()]),
+        tool_choice: Some(ToolChoice::Word(ToolChoiceWord::Auto)),
+        chat_template: Some(template.into()),
+        ..chat(tool_round())
+    };
+    let kind = Kind::Params(Method::ApplyTemplate, Some(Id::Number(10)));
+    example("ApplyTemplateParams", "tools", kind, params)
+}
+
 fn generate_params() -> Vec<Example> {
     let params = |name, id, params: GenerateParams| {
         example(
@@ -508,23 +532,7 @@ fn text() -> Vec<Example> {
         token_ids: vec![504, 3575, 282, 4649],
         pieces: Some(pieces),
     };
-    let chat = ApplyTemplateParams {
-        messages: vec![user("Hello")],
-        add_generation_prompt: true,
-        chat_template_kwargs: Map::new(),
-        tools: None,
-        tool_choice: None,
-        chat_template: None,
-    };
-    let tools = ApplyTemplateParams {
-        messages: tool_round(),
-        tools: Some(vec![weather()]),
-        tool_choice: Some(ToolChoice::Word(ToolChoiceWord::Auto)),
-        chat_template: Some(
-            "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}".into(),
-        ),
-        ..chat.clone()
-    };
+    let chat = chat(vec![user("Hello")]);
     let prompt = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n".to_owned();
     let ids = DetokenizeParams {
         token_ids: vec![504, 3575, 282, 4649],
@@ -561,12 +569,7 @@ fn text() -> Vec<Example> {
             Kind::Params(Method::ApplyTemplate, Some(id())),
             chat,
         ),
-        example(
-            "ApplyTemplateParams",
-            "tools",
-            Kind::Params(Method::ApplyTemplate, Some(id())),
-            tools,
-        ),
+        tool_chat(),
         example(
             "ApplyTemplateResult",
             "chat",
