@@ -73,7 +73,7 @@ fn loaded(pool_tokens: usize) -> Loaded {
     let device_name = device.name();
     Loaded {
         device: device as Box<dyn Device>,
-        tokenizer: tokenizer(),
+        tokenizer: tokenizer().into(),
         template: None,
         model: ModelFacts {
             name: "tiny".into(),

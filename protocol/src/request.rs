@@ -124,6 +124,9 @@ pub struct ClientInfo {
         "parse_special": ["prompt"],
         "add_generation_prompt": ["messages"],
         "chat_template_kwargs": ["messages"],
+        "tools": ["messages"],
+        "tool_choice": ["tools"],
+        "chat_template": ["messages"],
     }
 ))]
 pub struct GenerateParams {
@@ -154,6 +157,19 @@ pub struct GenerateParams {
     #[serde(skip_serializing_if = "Map::is_empty")]
     #[schemars(extend("default" = {}))]
     pub chat_template_kwargs: Map<String, Value>,
+    /// Tools that the model may call, each an object as the chat template wants it (mostly the `{"type": "function", "function": …}` of
+    /// other APIs). A template that knows of no tools leaves them out in silence. Only with `messages`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = limits::TOOLS_MAX))]
+    pub tools: Option<Vec<Map<String, Value>>>,
+    /// Which tool the model is to call. Only handed to the chat template, of which few look at it; no output is forced. Only with `tools`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool_choice: Option<ToolChoice>,
+    /// A Jinja template to use instead of the model's. It runs under the limits of the model's, but is a program: not one to take from
+    /// strangers. At most 64 KiB. Only with `messages`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-max-bytes" = limits::CHAT_TEMPLATE_BYTES_MAX))]
+    pub chat_template: Option<String>,
     /// Send a `token` notification for each token; false: all text comes with the response.
     #[serde(skip_serializing_if = "is_true")]
     #[schemars(extend("default" = true))]
@@ -226,6 +242,9 @@ impl Default for GenerateParams {
             parse_special: true,
             add_generation_prompt: true,
             chat_template_kwargs: Map::new(),
+            tools: None,
+            tool_choice: None,
+            chat_template: None,
             stream: true,
             max_tokens: None,
             temperature: 1.0,
@@ -259,14 +278,7 @@ pub enum GenerateInput {
     /// Token ids.
     TokenIds(Vec<u32>),
     /// A conversation.
-    Messages {
-        /// The turns.
-        messages: Vec<Message>,
-        /// See [`GenerateParams::add_generation_prompt`].
-        add_generation_prompt: bool,
-        /// See [`GenerateParams::chat_template_kwargs`].
-        chat_template_kwargs: Map<String, Value>,
-    },
+    Messages(Box<ApplyTemplateParams>),
 }
 
 impl GenerateParams {
@@ -287,11 +299,14 @@ impl GenerateParams {
         if let Some(ids) = self.prompt_token_ids.take() {
             return Some(GenerateInput::TokenIds(ids));
         }
-        Some(GenerateInput::Messages {
+        Some(GenerateInput::Messages(Box::new(ApplyTemplateParams {
             messages: self.messages.take()?,
             add_generation_prompt: self.add_generation_prompt,
             chat_template_kwargs: std::mem::take(&mut self.chat_template_kwargs),
-        })
+            tools: self.tools.take(),
+            tool_choice: self.tool_choice.take(),
+            chat_template: self.chat_template.take(),
+        })))
     }
 }
 
@@ -301,8 +316,105 @@ impl GenerateParams {
 pub struct Message {
     /// Whose turn it is.
     pub role: Role,
-    /// What is said.
+    /// What is said. null only where an assistant's message has `tool_calls`; the chat template sees none then.
     pub content: Content,
+    /// Who says it, or the name of the tool that answers; for templates that show it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1), extend("x-max-bytes" = limits::TOOL_NAME_BYTES_MAX))]
+    pub name: Option<String>,
+    /// What the assistant thought before it answered, apart from the answer; for templates that show it (Qwen 3, GLM, SmolLM3, …).
+    /// Only of an assistant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// Tools that the assistant called. Only of an assistant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = limits::TOOL_CALLS_MAX))]
+    pub tool_calls: Option<Vec<ToolCall>>,
+    /// Which call a tool answers. Only of a tool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1), extend("x-max-bytes" = limits::TOOL_NAME_BYTES_MAX))]
+    pub tool_call_id: Option<String>,
+}
+
+impl Message {
+    /// A turn that says a text and nothing else.
+    pub fn new(role: Role, text: impl Into<String>) -> Self {
+        Message {
+            role,
+            content: Content::Text(text.into()),
+            name: None,
+            reasoning_content: None,
+            tool_calls: None,
+            tool_call_id: None,
+        }
+    }
+}
+
+/// A tool that the assistant called.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ToolCall {
+    /// The call's id, to which `tool_call_id` refers. Some templates want a form of their own (Mistral: nine letters and digits).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1), extend("x-max-bytes" = limits::TOOL_NAME_BYTES_MAX))]
+    pub id: Option<String>,
+    /// The kind of the tool.
+    #[serde(rename = "type")]
+    pub kind: ToolKind,
+    /// What was called.
+    pub function: FunctionCall,
+}
+
+/// The kind of a tool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ToolKind {
+    /// A function; nothing else is understood.
+    Function,
+}
+
+/// A function that was called.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FunctionCall {
+    /// The function's name.
+    #[schemars(length(min = 1), extend("x-max-bytes" = limits::TOOL_NAME_BYTES_MAX))]
+    pub name: String,
+    /// With what.
+    pub arguments: Arguments,
+}
+
+/// Arguments of a call: an object, or its JSON text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Arguments {
+    /// JSON text, as a model writes it. Where it is an object the chat template sees the object, as templates expect; any other text it
+    /// sees as it is.
+    Text(String),
+    /// The object.
+    Object(Map<String, Value>),
+}
+
+/// Which tool the model is to call: a word, or an object that names one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum ToolChoice {
+    /// A word.
+    Word(ToolChoiceWord),
+    /// An object, handed on as it is.
+    Object(Map<String, Value>),
+}
+
+/// Whether a tool is to be called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ToolChoiceWord {
+    /// None.
+    None,
+    /// The model may.
+    Auto,
+    /// One at least.
+    Required,
 }
 
 /// Whose turn it is.
@@ -319,7 +431,7 @@ pub enum Role {
     Tool,
 }
 
-/// What is said: a string, or an array of parts.
+/// What is said: a string, an array of parts, or null.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Content {
@@ -327,17 +439,19 @@ pub enum Content {
     Text(String),
     /// The text in parts. The chat template sees one string: the parts, joined with line ends.
     Parts(#[schemars(length(max = limits::CONTENT_PARTS_MAX))] Vec<ContentPart>),
+    /// Nothing: the assistant only calls tools.
+    Nothing,
 }
 
 impl Content {
-    /// As one string: parts are joined with line ends.
-    pub fn into_text(self) -> String {
+    /// As one string, if it is not null: parts are joined with line ends.
+    pub fn joined(self) -> Self {
         match self {
-            Self::Text(text) => text,
             Self::Parts(parts) => {
                 let texts: Vec<String> = parts.into_iter().map(|part| part.text).collect();
-                texts.join("\n")
+                Self::Text(texts.join("\n"))
             }
+            Self::Text(_) | Self::Nothing => self,
         }
     }
 }
@@ -419,6 +533,7 @@ pub struct DetokenizeParams {
 /// Params of `apply_template`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("dependentRequired" = {"tool_choice": ["tools"]}))]
 pub struct ApplyTemplateParams {
     /// A conversation.
     #[schemars(length(min = 1, max = limits::MESSAGES_MAX))]
@@ -431,6 +546,19 @@ pub struct ApplyTemplateParams {
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     #[schemars(extend("default" = {}))]
     pub chat_template_kwargs: Map<String, Value>,
+    /// Tools that the model may call, each an object as the chat template wants it (mostly the `{"type": "function", "function": …}` of
+    /// other APIs). A template that knows of no tools leaves them out in silence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = limits::TOOLS_MAX))]
+    pub tools: Option<Vec<Map<String, Value>>>,
+    /// Which tool the model is to call. Only handed to the chat template, of which few look at it; no output is forced. Only with `tools`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_choice: Option<ToolChoice>,
+    /// A Jinja template to use instead of the model's. It runs under the limits of the model's, but is a program: not one to take from
+    /// strangers. At most 64 KiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-max-bytes" = limits::CHAT_TEMPLATE_BYTES_MAX))]
+    pub chat_template: Option<String>,
 }
 
 /// Params of `save_state`.

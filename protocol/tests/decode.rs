@@ -1,6 +1,6 @@
 //! What the codec makes of lines, right and wrong: every class of fault, what is named, and what is never said.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use worker_orcd_protocol::codec::{Reject, decode_line, encode_line};
 use worker_orcd_protocol::*;
 
@@ -147,13 +147,7 @@ fn every_method_is_understood() {
     else {
         panic!()
     };
-    assert_eq!(
-        params.messages,
-        [Message {
-            role: Role::Tool,
-            content: Content::Text("4".into())
-        }]
-    );
+    assert_eq!(params.messages, [Message::new(Role::Tool, "4")]);
     let metrics = |format| Request::Metrics(MetricsParams { format });
     assert_eq!(
         line("metrics", json!({})).request,
@@ -204,8 +198,14 @@ fn every_field_of_generate_arrives() {
     let all = json!({
         "messages": [
             {"role": "system", "content": "a"},
-            {"role": "assistant", "content": [{"type": "text", "text": "b"}, {"type": "text", "text": ""}]},
+            {"role": "assistant", "content": [{"type": "text", "text": "b"}, {"type": "text", "text": ""}], "reasoning_content": "r"},
+            {"role": "assistant", "content": null, "tool_calls": [
+                {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+                {"type": "function", "function": {"name": "g", "arguments": {"x": [1, null]}}},
+            ]},
+            {"role": "tool", "content": "d", "name": "f", "tool_call_id": "c1"},
         ],
+        "tools": [{"type": "function", "function": {"z": 1, "a": [2.5, null]}}], "tool_choice": {"name": "z"}, "chat_template": "{{ 1 }}",
         "add_generation_prompt": false, "chat_template_kwargs": {"deep": {"er": [1, 2.5, null, {"x": -1}]}},
         "stream": false, "max_tokens": 7, "temperature": 0.5, "top_k": 40, "top_p": 0.9, "min_p": 0.05,
         "repetition_penalty": 1.1, "seed": u64::MAX, "stop": ["\n", "é"], "ignore_eos": true, "logprobs": 20,
@@ -293,15 +293,15 @@ fn take_input_gives_the_one_that_was_sent() {
         input(json!({"prompt_token_ids": [3]})),
         Some(GenerateInput::TokenIds(vec![3]))
     );
-    let Some(GenerateInput::Messages {
-        messages,
-        add_generation_prompt,
-        ..
-    }) = input(json!({"messages": [{"role": "user", "content": "a"}]}))
-    else {
+    let Some(GenerateInput::Messages(conversation)) = input(
+        json!({"messages": [{"role": "user", "content": "a"}], "tools": [{}], "chat_template": "t"}),
+    ) else {
         panic!()
     };
-    assert_eq!((messages.len(), add_generation_prompt), (1, true));
+    assert_eq!(conversation.messages, [Message::new(Role::User, "a")]);
+    assert!(conversation.add_generation_prompt);
+    assert_eq!(conversation.tools, Some(vec![Map::new()]));
+    assert_eq!(conversation.chat_template.as_deref(), Some("t"));
     assert_eq!(GenerateParams::default().take_input(), None);
 }
 
@@ -324,7 +324,7 @@ fn all_faults_are_told_at_once() {
                 "messages[0].role",
                 "one of \"system\", \"user\", \"assistant\", \"tool\"",
             ),
-            ("messages[0].content", "type string or array"),
+            ("messages[0].content", "type string or array or null"),
             ("messages[1].content", "required"),
         ],
     );
@@ -378,6 +378,17 @@ fn fields_that_belong_to_another_input_are_refused_and_not_ignored() {
         ],
     );
     generate_faults(
+        json!({"prompt": "a", "tools": [{}], "chat_template": ""}),
+        &[
+            ("tools", "only with messages"),
+            ("chat_template", "only with messages"),
+        ],
+    );
+    generate_faults(
+        json!({"messages": [{"role": "user", "content": "a"}], "tool_choice": "auto"}),
+        &[("tool_choice", "only with tools")],
+    );
+    generate_faults(
         json!({"prompt": "a", "add_generation_prompt": true, "chat_template_kwargs": {}}),
         &[
             ("add_generation_prompt", "only with messages"),
@@ -393,7 +404,6 @@ fn fields_that_come_later_are_unknown() {
         "grammar",
         "response_format",
         "logit_bias",
-        "tools",
         "speculation",
         "Prompt",
     ] {

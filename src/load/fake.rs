@@ -2,6 +2,7 @@
 //! and page tables are the real ones; only the logits are made up.
 
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::{Load, LoadError, LoadStep, Loaded, ModelFacts, pool_tokens, read_template};
@@ -183,8 +184,8 @@ impl FakeLoad {
                 pool_tokens(context, self.options.kv_bytes, PAGE_BYTES)?,
                 vocab_size,
             )),
-            tokenizer,
-            template: Some(template),
+            tokenizer: Rc::new(tokenizer),
+            template: Some(Rc::new(template)),
             model: ModelFacts {
                 name: "fake".into(),
                 architecture: "fake".into(),

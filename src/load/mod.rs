@@ -279,11 +279,7 @@ impl FileLoad {
         tokenizer: &Tokenizer,
     ) -> Result<Option<ChatTemplate>, LoadError> {
         let key = "tokenizer.chat_template";
-        let text_of = |id: Option<u32>| {
-            Some(String::from_utf8_lossy(tokenizer.token_bytes(id?)?).into_owned())
-        };
-        let (bos, eos) = (text_of(tokenizer.bos()), text_of(tokenizer.eos()));
-        let make = |source: &str| ChatTemplate::new(source, bos.as_deref(), eos.as_deref());
+        let make = |source: &str| ChatTemplate::for_tokenizer(source, tokenizer);
         match &self.options.chat_template {
             Some(path) => read_template(path, make).map(Some),
             None => match metadata.string(key).map_err(|e| self.bad_model(e))? {

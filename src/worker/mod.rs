@@ -4,6 +4,7 @@
 //! bounded piece of work while [`Worker::wants_work`], and takes the events with [`Worker::poll_event`] in between. `generate`
 //! requests run one at a time, first in, first out; everything else is answered between the pieces of their work.
 
+mod chat;
 mod config;
 mod counters;
 mod generate;

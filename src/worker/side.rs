@@ -9,9 +9,9 @@ use worker_orcd_protocol::{
 };
 
 use super::Worker;
-use super::lifecycle::{Serving, Stage};
-use super::prompt;
+use super::lifecycle::{Serving, Stage, device_error};
 use super::state::StateWork;
+use super::{chat, prompt};
 use crate::limits;
 use crate::state::StateStore;
 use crate::text::{AddSpecial, Encoding, EncodingStep, ParseSpecial, TextDecoder, Tokenizer};
@@ -50,6 +50,7 @@ pub(super) enum SideStep {
     GoesOn(SideWork),
     Done(MethodResult),
     Failed(ErrorObject),
+    DeviceLost(String),
 }
 
 impl SideWork {
@@ -110,14 +111,12 @@ impl SideWork {
                 decoder,
                 content,
             } => detokenize(token_ids, done, decoder, content, &serving.tokenizer),
-            SideWork::ApplyTemplate(params) => {
-                match prompt::render(serving.template.as_deref(), *params, wall) {
-                    Ok(prompt) => {
-                        SideStep::Done(MethodResult::ApplyTemplate(ApplyTemplateResult { prompt }))
-                    }
-                    Err(error) => SideStep::Failed(error),
+            SideWork::ApplyTemplate(params) => match chat::render(serving, *params, wall) {
+                Ok(prompt) => {
+                    SideStep::Done(MethodResult::ApplyTemplate(ApplyTemplateResult { prompt }))
                 }
-            }
+                Err(error) => SideStep::Failed(error),
+            },
             SideWork::State(work) => work.step(serving, states),
         }
     }
@@ -226,6 +225,10 @@ impl Worker {
             SideStep::GoesOn(work) => return self.side.push_front(SideJob { id, bytes, work }),
             SideStep::Done(result) => self.answer(id, result),
             SideStep::Failed(error) => self.answer_error(Some(id), error),
+            SideStep::DeviceLost(reason) => {
+                self.answer_error(Some(id), device_error(&reason, &self.config.device_name));
+                self.device_lost(now, &reason);
+            }
         }
         self.queued_bytes = self.queued_bytes.saturating_sub(bytes);
     }

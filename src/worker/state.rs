@@ -9,6 +9,7 @@ use worker_orcd_protocol::{
 
 use super::lifecycle::Serving;
 use super::side::{SideStep, SideWork};
+use crate::device::DeviceError;
 use crate::pages::{PageTable, pages_for};
 use crate::prefix::Found;
 use crate::state::{Extent, Loading, Saving, StateError, StateStore};
@@ -81,7 +82,7 @@ fn save_some(mut saving: Box<Saving>, serving: &mut Serving) -> SideStep {
         }
         Err(error) => {
             serving.pool.give_back(saving.abandon());
-            SideStep::Failed(state_error(&error))
+            failed(&error)
         }
     }
 }
@@ -126,7 +127,17 @@ fn load_some(mut loading: Box<Loading>, serving: &mut Serving) -> SideStep {
         },
         Err(error) => {
             serving.pool.give_back(loading.abandon());
-            SideStep::Failed(state_error(&error))
+            failed(&error)
+        }
+    }
+}
+
+/// A lost device is lost for everybody.
+fn failed(error: &StateError) -> SideStep {
+    match error {
+        StateError::Device(DeviceError::Lost(reason)) => SideStep::DeviceLost(reason.clone()),
+        StateError::Device(DeviceError::Step(_)) | StateError::File(_) | StateError::Refused(_) => {
+            SideStep::Failed(state_error(error))
         }
     }
 }

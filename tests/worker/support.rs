@@ -2,6 +2,8 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,6 +15,7 @@ use worker_orcd::gguf::Metadata;
 use worker_orcd::load::{Load, LoadError, LoadStep, Loaded, ModelFacts};
 use worker_orcd::log::{Format, Level};
 use worker_orcd::sampling::{SampleStep, Sampled, TopLogprobs};
+use worker_orcd::state::{StateSink, StateStore};
 use worker_orcd::text::{ChatTemplate, Tokenizer};
 use worker_orcd::worker::{Clock, ClockMode, Config, Ending, Pressure, Worker};
 use worker_orcd_protocol::codec::{Line, encode_line};
@@ -43,6 +46,8 @@ pub struct Script {
     pub forwards: Vec<(Vec<PageId>, Vec<u32>, usize, Rows)>,
     /// Samples: uniform number, length of the history.
     pub samples: Vec<(f64, usize)>,
+    /// How many of these were on whole pages, which needs no job that runs.
+    pub page_operations: usize,
     /// Pages that were copied, from and to.
     pub copies: Vec<(PageId, PageId)>,
     /// Aborts.
@@ -64,18 +69,26 @@ pub struct Kv {
 }
 
 impl Kv {
-    /// Writes a chunk of a sequence. One that begins at 0 is a new sequence; any other goes on where the last one ended.
+    /// Writes a chunk of a sequence. What lies before it is looked at when a token is drawn.
     fn write(&mut self, step: &Step<'_>) {
-        if step.position == 0 {
-            self.filled = 0;
-        }
-        assert_eq!(step.position, self.filled, "a gap between two chunks");
+        self.filled = step.position;
         for (position, token) in (self.filled..).zip(step.tokens) {
             let page = step.pages[position / PAGE_TOKENS];
             self.cells.entry(page).or_insert([u32::MAX; PAGE_TOKENS])[position % PAGE_TOKENS] =
                 *token;
         }
         self.filled += step.tokens.len();
+    }
+
+    fn copy(&mut self, from: PageId, to: PageId) {
+        let cells = self.cells.get(&from).copied();
+        self.cells
+            .insert(to, cells.unwrap_or([u32::MAX; PAGE_TOKENS]));
+    }
+
+    /// The bytes of a page.
+    fn page(&mut self, page: PageId) -> &mut [u8] {
+        bytemuck::cast_slice_mut(self.cells.entry(page).or_insert([u32::MAX; PAGE_TOKENS]))
     }
 
     /// Whether the pages hold this sequence and nothing beyond it.
@@ -124,6 +137,13 @@ impl ScriptedDevice {
             Some((_, Failure::Lost)) => Err(DeviceError::Lost("the card fell off the bus".into())),
             None => Ok(()),
         }
+    }
+}
+
+impl ScriptedDevice {
+    fn operate_on_pages(&self) -> Result<(), DeviceError> {
+        self.script.borrow_mut().page_operations += 1;
+        self.operate()
     }
 }
 
@@ -214,26 +234,38 @@ impl Device for ScriptedDevice {
     }
 
     fn copy_page(&mut self, from: PageId, to: PageId) -> Result<(), DeviceError> {
+        self.operate_on_pages()?;
         let mut script = self.script.borrow_mut();
         assert!(
             script.flight.is_none(),
             "pages are copied between pieces of work"
         );
+        script.kv.copy(from, to);
         script.copies.push((from, to));
         Ok(())
     }
 
     fn page_bytes(&self) -> usize {
-        256
+        PAGE_TOKENS * size_of::<u32>()
     }
 
-    fn read_page(&mut self, page: PageId, _: usize, out: &mut [u8]) -> Result<(), DeviceError> {
-        out.fill(page.0 as u8);
+    fn read_page(
+        &mut self,
+        page: PageId,
+        offset: usize,
+        out: &mut [u8],
+    ) -> Result<(), DeviceError> {
+        self.operate_on_pages()?;
+        let mut script = self.script.borrow_mut();
+        out.copy_from_slice(&script.kv.page(page)[offset..][..out.len()]);
         Ok(())
     }
 
-    fn write_page(&mut self, _: PageId, _: usize, _: &[u8]) -> Result<(), DeviceError> {
-        self.operate()
+    fn write_page(&mut self, page: PageId, offset: usize, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.operate_on_pages()?;
+        let mut script = self.script.borrow_mut();
+        script.kv.page(page)[offset..][..bytes.len()].copy_from_slice(bytes);
+        Ok(())
     }
 
     fn state_id(&self) -> String {
@@ -254,6 +286,51 @@ impl Device for ScriptedDevice {
             kv_bytes: 256 * self.pages as u64,
             scratch_bytes: 24,
         }
+    }
+}
+
+/// Saved states that are gone with the worker.
+#[derive(Default)]
+struct MemoryStates {
+    files: Rc<RefCell<HashMap<PathBuf, Vec<u8>>>>,
+}
+
+struct MemoryFile {
+    files: Rc<RefCell<HashMap<PathBuf, Vec<u8>>>>,
+    path: PathBuf,
+    bytes: Vec<u8>,
+}
+
+impl StateStore for MemoryStates {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn StateSink>> {
+        Ok(Box::new(MemoryFile {
+            files: self.files.clone(),
+            path: path.to_owned(),
+            bytes: Vec::new(),
+        }))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Box<dyn Read>> {
+        let bytes = self.files.borrow().get(path).cloned();
+        let bytes = bytes.ok_or(io::ErrorKind::NotFound)?;
+        Ok(Box::new(io::Cursor::new(bytes)))
+    }
+}
+
+impl Write for MemoryFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl StateSink for MemoryFile {
+    fn finish(self: Box<Self>) -> io::Result<()> {
+        self.files.borrow_mut().insert(self.path, self.bytes);
+        Ok(())
     }
 }
 
@@ -426,7 +503,8 @@ impl Rig {
             done: 0,
             loaded: Some(Box::new(loaded)),
         };
-        let worker = Worker::new(config, Box::new(load), now);
+        let worker =
+            Worker::new(config, Box::new(load), now).with_states(Box::<MemoryStates>::default());
         Self {
             worker,
             script,

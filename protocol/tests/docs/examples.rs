@@ -182,9 +182,55 @@ fn initialize() -> Vec<Example> {
 }
 
 fn user(text: &str) -> Message {
-    Message {
-        role: Role::User,
-        content: Content::Text(text.into()),
+    Message::new(Role::User, text)
+}
+
+/// A tool as templates want it.
+fn weather() -> Map<String, Value> {
+    let place = json!({"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]});
+    let function =
+        json!({"name": "weather", "description": "Tells the weather.", "parameters": place});
+    [
+        ("type".to_owned(), json!("function")),
+        ("function".to_owned(), function),
+    ]
+    .into_iter()
+    .collect()
+}
+
+/// A conversation in which a tool was called and has answered.
+fn tool_round() -> Vec<Message> {
+    let place = [("place".to_owned(), json!("Bern"))].into_iter().collect();
+    let call = ToolCall {
+        id: Some("call00001".into()),
+        kind: ToolKind::Function,
+        function: FunctionCall {
+            name: "weather".into(),
+            arguments: Arguments::Object(place),
+        },
+    };
+    let asks = Message {
+        content: Content::Nothing,
+        reasoning_content: Some("The weather is a tool's.".into()),
+        tool_calls: Some(vec![call]),
+        ..Message::new(Role::Assistant, "")
+    };
+    let answers = Message {
+        name: Some("weather".into()),
+        tool_call_id: Some("call00001".into()),
+        ..Message::new(Role::Tool, "rain")
+    };
+    vec![user("How is the weather in Bern?"), asks, answers]
+}
+
+fn chat(messages: Vec<Message>) -> ApplyTemplateParams {
+    ApplyTemplateParams {
+        messages,
+        add_generation_prompt: true,
+        chat_template_kwargs: Map::new(),
+        tools: None,
+        tool_choice: None,
+        chat_template: None,
     }
 }
 
@@ -199,8 +245,8 @@ fn everything() -> GenerateParams {
         .collect();
     GenerateParams {
         messages: Some(vec![Message {
-            role: Role::User,
             content: Content::Parts(vec![part]),
+            ..user("")
         }]),
         add_generation_prompt: false,
         chat_template_kwargs: kwargs,
@@ -222,6 +268,19 @@ fn everything() -> GenerateParams {
     }
 }
 
+/// Everything that a conversation with tools carries.
+fn tool_chat() -> Example {
+    let template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}";
+    let params = ApplyTemplateParams {
+        tools: Some(vec![weather()]),
+        tool_choice: Some(ToolChoice::Word(ToolChoiceWord::Auto)),
+        chat_template: Some(template.into()),
+        ..chat(tool_round())
+    };
+    let kind = Kind::Params(Method::ApplyTemplate, Some(Id::Number(10)));
+    example("ApplyTemplateParams", "tools", kind, params)
+}
+
 fn generate_params() -> Vec<Example> {
     let params = |name, id, params: GenerateParams| {
         example(
@@ -231,10 +290,7 @@ fn generate_params() -> Vec<Example> {
             params,
         )
     };
-    let system = Message {
-        role: Role::System,
-        content: Content::Text("You answer in one sentence.".into()),
-    };
+    let system = Message::new(Role::System, "You answer in one sentence.");
     vec![
         params(
             "prompt",
@@ -521,11 +577,7 @@ fn text() -> Vec<Example> {
         token_ids: vec![504, 3575, 282, 4649],
         pieces: Some(pieces),
     };
-    let chat = ApplyTemplateParams {
-        messages: vec![user("Hello")],
-        add_generation_prompt: true,
-        chat_template_kwargs: Map::new(),
-    };
+    let chat = chat(vec![user("Hello")]);
     let prompt = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n".to_owned();
     let ids = DetokenizeParams {
         token_ids: vec![504, 3575, 282, 4649],
@@ -562,6 +614,7 @@ fn text() -> Vec<Example> {
             Kind::Params(Method::ApplyTemplate, Some(id())),
             chat,
         ),
+        tool_chat(),
         example(
             "ApplyTemplateResult",
             "chat",

@@ -34,7 +34,9 @@ impl Model {
                 MethodResult::Shutdown(_) => self.take_shutdown(id),
                 MethodResult::Tokenize(_)
                 | MethodResult::Detokenize(_)
-                | MethodResult::ApplyTemplate(_) => self.take_side(id, result),
+                | MethodResult::ApplyTemplate(_)
+                | MethodResult::SaveState(_)
+                | MethodResult::LoadState(_) => self.take_side(id, result),
                 MethodResult::Initialize(_)
                 | MethodResult::Cancel(_)
                 | MethodResult::Health(_)
@@ -167,7 +169,7 @@ impl Model {
         assert!(job.wish.return_progress && job.began.is_some() && job.told == 0);
         assert_eq!(*total as usize, job.prompt_tokens());
         match job.prefilled {
-            None => assert_eq!(*processed, 0),
+            None => assert_eq!(*processed, job.cached),
             Some(before) => assert!(*processed > before),
         }
         job.prefilled = Some(*processed);
@@ -177,6 +179,8 @@ impl Model {
         let job = self.jobs.front_mut().expect("somebody who starts");
         assert_eq!(started.request_id, job.id, "not first in, first out");
         assert!(self.is_ready && job.began.is_none());
+        assert!(started.cached_tokens < started.prompt_tokens);
+        job.cached = started.cached_tokens;
         assert_eq!(
             job.tokens_max(&self.facts).map(drop),
             Ok(()),
@@ -211,7 +215,14 @@ impl Model {
             self.check_failure(at, &job, error, script);
         } else if let Some(at) = self.side.iter().position(|side| side.id == *id) {
             let side = self.side.remove(at).expect("a side job");
-            let is_answer = matches!(side.answer, Answer::Error(expected) if expected == code);
+            let is_answer = match side.answer {
+                Answer::Error(expected) => expected == code,
+                Answer::Result(_) => false,
+                Answer::State => matches!(
+                    code,
+                    ErrorCode::InvalidParams | ErrorCode::VramOom | ErrorCode::Internal
+                ),
+            };
             let is_end = code == ErrorCode::ShuttingDown && self.cancels == Cancels::Everybody;
             if !(is_end || at == 0 && is_answer) {
                 self.needs_fatal = Some(code);
@@ -234,8 +245,13 @@ impl Model {
                 ErrorCode::Internal => assert!(script.has_failed(Failure::Step), "{error:?}"),
                 _ => self.needs_fatal = Some(code),
             }
-        } else if at > 0 || !self.is_ready || job.tokens_max(&self.facts) != Err(code) {
-            self.needs_fatal = Some(code);
+        } else {
+            // A page that the cache shares has to be copied before a job starts, and that can fail.
+            let copy_failed = code == ErrorCode::Internal && script.has_failed(Failure::Step);
+            let is_own = job.tokens_max(&self.facts) == Err(code) || copy_failed;
+            if at > 0 || !self.is_ready || !is_own {
+                self.needs_fatal = Some(code);
+            }
         }
     }
 
@@ -251,6 +267,13 @@ impl Model {
         match side.answer {
             Answer::Result(expected) => assert_eq!(expected, *result),
             Answer::Error(code) => panic!("{id} should have had {code:?}"),
+            Answer::State => {
+                let is_state = matches!(
+                    result,
+                    MethodResult::SaveState(_) | MethodResult::LoadState(_)
+                );
+                assert!(is_state, "{result:?}");
+            }
         }
     }
 
@@ -258,6 +281,7 @@ impl Model {
         let completion = usage.completion_tokens;
         assert_eq!(usage.prompt_tokens as usize, job.prompt_tokens());
         assert_eq!(usage.total_tokens, usage.prompt_tokens + completion);
+        assert_eq!(usage.prompt_tokens_details.cached_tokens, job.cached);
         assert!(
             !job.wish.stream || job.told as u64 == completion,
             "tokens were not told"

@@ -35,6 +35,8 @@ pub struct Job {
     /// Tokens that were told.
     pub told: usize,
     pub text: String,
+    /// Tokens of its prompt that were said to need no evaluation.
+    pub cached: u64,
     /// Tokens of its prompt that were told to be evaluated.
     pub prefilled: Option<u64>,
 }
@@ -140,7 +142,7 @@ impl Model {
     /// Notes how it stands before a call of the worker.
     pub fn before(&mut self, script: &Script) {
         self.before = Before {
-            operations: script.operations,
+            operations: script.operations - script.page_operations,
             ran: self.running().is_some(),
         };
         self.cancels = Cancels::Nobody;
@@ -228,6 +230,7 @@ impl Model {
             began: None,
             told: 0,
             text: String::new(),
+            cached: 0,
             prefilled: None,
         });
     }
@@ -352,7 +355,7 @@ impl Model {
     }
 
     fn device_is_idle_between_jobs(&self, script: &Script) {
-        let worked = script.operations != self.before.operations;
+        let worked = script.operations - script.page_operations != self.before.operations;
         assert!(!worked || self.before.ran, "the device works for nobody");
         assert!(
             script.flight.is_none() || self.running().is_some(),
@@ -397,9 +400,11 @@ impl Job {
         if prompt >= facts.context_length {
             return Err(ErrorCode::ContextOverflow);
         }
+        let pool = facts.pages * PAGE_TOKENS;
         let room = facts.context_length - prompt;
         let wanted = self.wish.max_tokens.or(facts.max_tokens);
-        let tokens = wanted.map_or(room, |wanted| room.min(wanted as usize));
+        let fits = || room.min(pool.saturating_sub(prompt).max(1));
+        let tokens = wanted.map_or_else(fits, |wanted| room.min(wanted as usize));
         if (prompt + tokens).div_ceil(PAGE_TOKENS) > facts.pages {
             return Err(ErrorCode::VramOom);
         }

@@ -66,6 +66,8 @@ pub enum Ask {
 pub enum Answer {
     Result(MethodResult),
     Error(ErrorCode),
+    /// What a state comes to: whether it is kept, readable and has room depends on all that was before.
+    State,
 }
 
 /// Makes up acts.
@@ -200,7 +202,7 @@ impl Author {
     }
 
     fn question(&mut self) -> Saying {
-        match self.dice.throw(9) {
+        match self.dice.throw(11) {
             0 | 1 => self.request("health", "", Ask::Health),
             2 => self.request("metrics", "{}", Ask::Metrics(MetricsFormat::Json)),
             3 => {
@@ -213,6 +215,7 @@ impl Author {
             }
             5 | 6 => self.tokenize(),
             7 => self.detokenize(),
+            8 | 9 => self.state(),
             _ => self.apply_template(),
         }
     }
@@ -242,6 +245,21 @@ impl Author {
         }
         let params = format!(r#"{{"token_ids":{token_ids:?}}}"#);
         self.request("detokenize", &params, Ask::Side(answer))
+    }
+
+    /// Saves or loads what an earlier request has left.
+    fn state(&mut self) -> Saying {
+        let path = self.dice.pick(&["a", "b"]);
+        let id = self.dice.throw(self.ids + 1);
+        let of = match self.dice.throw(2) {
+            0 => format!(r#""request_id":{id}"#),
+            _ => r#""token_ids":[112,97]"#.to_owned(),
+        };
+        let ask = Ask::Side(Answer::State);
+        match self.dice.throw(2) {
+            0 => self.request("load_state", &format!(r#"{{"path":"{path}"}}"#), ask),
+            _ => self.request("save_state", &format!(r#"{{"path":"{path}",{of}}}"#), ask),
+        }
     }
 
     fn apply_template(&mut self) -> Saying {

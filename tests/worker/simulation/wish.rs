@@ -171,6 +171,9 @@ impl Wish {
                 field(name, value.to_string());
             }
         }
+        if dice.one_in(8) {
+            field("cache_prompt", "false".into());
+        }
         if !self.stop.is_empty() {
             field("stop", serde_json::to_string(&self.stop).expect("strings"));
         }
