@@ -1,7 +1,8 @@
 //! Output that never blocks and never drops what it was given, unless it is told to.
 //!
-//! A pipe that polls writable takes [`limits::PIPE_WRITE_BYTES_MAX`] bytes without blocking, so it gets no more at once, and a poll
-//! before each write. A socket is written with MSG_DONTWAIT. A terminal was opened anew without blocking. Files do not block.
+//! A pipe or a terminal was opened anew without blocking. Where that was not possible, a poll comes before each write: a pipe that polls
+//! writable takes [`limits::PIPE_WRITE_BYTES_MAX`] bytes without blocking, unless somebody else fills it in between, so it gets no more
+//! at once. A socket is written with MSG_DONTWAIT. Files do not block.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
