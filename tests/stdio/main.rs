@@ -2,7 +2,15 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod backpressure;
 mod descriptors;
 mod ends;
 mod flows;
+mod lines;
+mod log;
+mod matrix;
+mod parent;
+mod purity;
+mod signals;
 mod support;
+mod terminal;

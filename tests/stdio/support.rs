@@ -1,6 +1,8 @@
 //! The real binary as a child process, and the model that it needs.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -29,6 +31,13 @@ pub fn with_model(flags: &[&str]) -> Option<Command> {
     let mut command = command(&["--device", "cpu", "--ctx", "2048"]);
     command.arg("--model").arg(model).args(flags);
     Some(command)
+}
+
+/// The worker's command line with a fake model that has these keys ("" for none), and these flags.
+pub fn fake(keys: &str, flags: &[&str]) -> Command {
+    let mut command = command(&["--model", &format!("fake:{keys}")]);
+    command.args(flags);
+    command
 }
 
 /// A worker that runs. It is killed when the test lets go of it.
@@ -161,6 +170,47 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Memory that a process has in use.
+pub fn resident_bytes(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
+    let line = status.lines().find(|line| line.starts_with("VmRSS"));
+    let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+    kib.expect("a number of KiB") * 1024
+}
+
+/// Time that a process has computed for, in its own code and in the system.
+pub fn cpu_time(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("stat");
+    let after_name = stat.rsplit_once(')').expect("a name in brackets").1;
+    let ticks = after_name.split_whitespace().skip(11).take(2);
+    let ticks: u64 = ticks.map(|n| n.parse::<u64>().expect("a number")).sum();
+    Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
+}
+
+/// Processes with this word on their command line.
+pub fn processes_with(word: &str) -> Vec<u32> {
+    let pids = std::fs::read_dir("/proc").expect("/proc");
+    let pids = pids.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let has_word = |pid: &u32| {
+        // Who has ended in between, or waits for its parent to notice, has none.
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0)
+            .any(|arg| arg == word.as_bytes())
+    };
+    pids.filter(has_word).collect()
+}
+
+/// A pseudo terminal: the side of whoever types and reads, and the side of the program.
+pub fn terminal() -> (File, OwnedFd) {
+    use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let ours = openpt(flags).expect("a pseudo terminal");
+    grantpt(&ours).expect("granted");
+    unlockpt(&ours).expect("unlocked");
+    let theirs = ioctl_tiocgptpeer(&ours, flags).expect("the other side");
+    (File::from(ours), theirs)
 }
 
 /// Lines of a stream, read by a thread until its end.
