@@ -1,8 +1,8 @@
 //! The real process at its real descriptors: what an orchestrator sees of it. Tests that need the model say SKIP where it is missing.
 
+mod backpressure;
 #[path = "../common/mod.rs"]
 mod common;
-mod backpressure;
 mod descriptors;
 mod ends;
 mod flows;

@@ -12,7 +12,10 @@ use serde_json::{Value, json};
 /// How long anything may take before a test gives up; only a broken worker comes near.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-pub use crate::common::model_path as model;
+/// How soon an end has to come that cannot wait. A second is what an orchestrator is promised; a busy machine gets a little more.
+pub const SOON: Duration = Duration::from_secs(2);
+
+use crate::common::model_path as model;
 
 /// The worker's command line with these flags.
 pub fn command(flags: &[&str]) -> Command {
@@ -172,12 +175,14 @@ impl Drop for Running {
     }
 }
 
-/// Memory that a process has in use.
+/// Memory that a process has in use; nothing once it has ended.
 pub fn resident_bytes(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
-    let line = status.lines().find(|line| line.starts_with("VmRSS"));
-    let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
-    kib.expect("a number of KiB") * 1024
+    let Some(line) = status.lines().find(|line| line.starts_with("VmRSS")) else {
+        return 0;
+    };
+    let kib = line.split_whitespace().nth(1).expect("a number of KiB");
+    kib.parse::<u64>().expect("a number") * 1024
 }
 
 /// Time that a process has computed for, in its own code and in the system.
