@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
@@ -109,6 +110,23 @@ impl Sink {
         } else if self.written > self.buffer.len() / 2 {
             self.buffer.drain(..self.written);
             self.written = 0;
+        }
+    }
+
+    /// Writes what waits, and waits for its reader until then.
+    pub fn write_until(&mut self, until: Instant) {
+        loop {
+            self.write_some();
+            let left = until.saturating_duration_since(Instant::now());
+            let timeout = Timespec::try_from(left).ok();
+            if self.pending() == 0 || left.is_zero() {
+                return;
+            }
+            let mut fds = [PollFd::new(&self.fd, PollFlags::OUT)];
+            match poll(&mut fds, timeout.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(_) => return,
+            }
         }
     }
 }
