@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use worker_orcd_protocol::limits;
 
 use crate::common::say;
-use crate::support::{PATIENCE, Running, cpu_time, fake, generate, resident_bytes};
+use crate::support::{Running, fake, generate, resident_bytes};
 
 /// What a worker with a fake model may have in use, whatever is done to it: 4 MiB of output, 16 MiB of input, and itself.
 const RESIDENT_MAX: u64 = 64 << 20;
@@ -35,21 +35,6 @@ fn write_until_stuck(stdin: &ChildStdin, bytes: &[u8]) -> usize {
     }
     ioctl_fionbio(stdin, false).expect("our end only");
     written
-}
-
-/// Waits until the worker does nothing; a pause is no turning in circles.
-fn wait_until_still(worker: &Running) {
-    let since = Instant::now();
-    let mut before = cpu_time(worker.child.id());
-    loop {
-        std::thread::sleep(Duration::from_millis(150));
-        let now = cpu_time(worker.child.id());
-        if now == before {
-            return;
-        }
-        assert!(since.elapsed() < PATIENCE, "the worker never pauses");
-        before = now;
-    }
 }
 
 fn assert_small(worker: &Running) {
@@ -88,7 +73,7 @@ fn a_flood_of_health_without_a_reader_stops_the_input() {
     let bytes = lines.concat();
     let written = write_until_stuck(&stdin, bytes.as_bytes());
     assert!(written < bytes.len(), "all was read though nobody listened");
-    wait_until_still(&worker);
+    worker.wait_until_still();
     assert_small(&worker);
     let waits = ioctl_fionread(&stdin).expect("a pipe") as usize;
     let taken = bytes[..written - waits].lines().count();
@@ -110,7 +95,7 @@ fn decoding_pauses_and_health_goes_on() {
     let (mut worker, stdout) = Running::start_unread(fake("", &["--ctx", "65536"]));
     let params = json!({"prompt": "p", "ignore_eos": true, "max_tokens": 20000});
     worker.say(&generate(1, params));
-    wait_until_still(&worker);
+    worker.wait_until_still();
     assert_small(&worker);
     worker.say(&json!({"id": "h", "method": "health"}));
     std::thread::sleep(Duration::from_millis(50));
@@ -146,7 +131,7 @@ fn a_flood_of_generate_is_refused_and_each_refusal_is_told() {
         .collect();
     let bytes = lines.concat();
     let written = write_until_stuck(&stdin, bytes.as_bytes());
-    wait_until_still(&worker);
+    worker.wait_until_still();
     assert_small(&worker);
     let said = resume(&mut worker, stdin, stdout, &bytes.as_bytes()[written..]);
     let times = answered(&said);

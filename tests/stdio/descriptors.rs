@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Running, cpu_time, fake, generate};
+use crate::support::{Running, fake, generate};
 
 #[test]
 fn a_file_of_any_length_gets_no_queue_full() {
@@ -140,29 +140,28 @@ fn a_stderr_that_others_fill_too_blocks_nothing() {
         .collect();
     command.stderr(writer);
     let mut worker = Running::start(command);
-    let mut id = 0;
-    let mut ask = |worker: &mut Running| {
-        id += 1;
-        worker.say(&generate(id, json!({"prompt": "p", "max_tokens": 1})));
-        let since = Instant::now();
-        worker.response(id);
-        assert!(since.elapsed() < Duration::from_secs(5), "it was blocked");
-    };
-    for _ in 0..20 {
-        // The room for one writer at a time, and then for nobody.
-        for _ in 0..4 {
-            reader.read_exact(&mut [0u8; 4096]).expect("something");
-            ask(&mut worker);
+    for id in 0..600 {
+        // Work that leaves something in the log, room for some of it, and then for nothing more.
+        for n in 0..20 {
+            let params = json!({"prompt": "p", "max_tokens": 1});
+            worker.say(&generate(format!("{id}.{n}"), params));
         }
-        std::thread::sleep(Duration::from_millis(2));
-        ask(&mut worker);
+        for _ in 0..60 {
+            reader.read_exact(&mut [0u8; 4096]).expect("something");
+        }
+        let since = Instant::now();
+        worker.say(&json!({"id": id, "method": "health"}));
+        worker.response(id);
+        let took = since.elapsed();
+        assert!(took < Duration::from_secs(5), "it was blocked for {took:?}");
     }
     drop(reader);
     for sibling in siblings {
         sibling.join().expect("a sibling");
     }
     // Nor does it matter that nobody will ever read the log again.
-    ask(&mut worker);
+    worker.say(&json!({"id": "last", "method": "health"}));
+    worker.response("last");
     drop(worker.stdin.take());
     assert_eq!(worker.code(), Some(0));
 }
@@ -250,8 +249,7 @@ fn descriptors_that_do_not_block_and_belong_to_the_parent_are_as_good() {
     let params = json!({"prompt": "p", "max_tokens": 4000, "ignore_eos": true});
     writeln!(asker, "{}", generate(1, params)).expect("written");
     // The pipe runs full, and nothing is lost for it; nor does the worker turn in circles.
-    std::thread::sleep(Duration::from_millis(200));
-    assert!(cpu_time(worker.child.id()) < Duration::from_millis(1500));
+    worker.wait_until_still();
     worker.read(reader);
     let said = worker.until(|line| line["id"] == 1);
     let tokens = said.iter().filter(|m| m["method"] == "token").count();

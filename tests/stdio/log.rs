@@ -1,7 +1,7 @@
 //! The log as whoever collects it sees it: whole lines of JSON whatever happens, what belongs into each, and no word of a prompt.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -149,6 +149,30 @@ fn a_kill_leaves_whole_lines_but_for_the_last() {
         of(&records, "execute_end");
         assert!(!text.contains(SECRET));
     }
+}
+
+#[test]
+fn a_slow_reader_of_the_log_gets_its_end() {
+    let mut command = fake("", &["--log-format", "json", "--worker-id", "w-1"]);
+    let (mut reader, writer) = std::io::pipe().expect("a pipe");
+    command.stderr(writer);
+    let mut worker = Running::start(command);
+    // Some 500 bytes of log each: more than a pipe holds.
+    let jobs = 400;
+    for id in 0..jobs {
+        worker.say(&generate(id, json!({"prompt": "p", "max_tokens": 1})));
+        worker.response(id);
+    }
+    drop(worker.stdin.take());
+    std::thread::sleep(Duration::from_millis(50));
+    let mut text = String::new();
+    reader.read_to_string(&mut text).expect("UTF-8");
+    assert_eq!(worker.code(), Some(0));
+    assert!(text.ends_with('\n'), "half a line at the end");
+    let records: Vec<Value> = text.lines().map(record).collect();
+    let ended = records.iter().filter(|r| r["event"] == "execute_end");
+    assert_eq!(ended.count(), jobs);
+    assert_eq!(records.last().expect("a record")["event"], "shutdown");
 }
 
 #[test]

@@ -150,6 +150,21 @@ impl Running {
         rustix::process::Pid::from_child(&self.child)
     }
 
+    /// Waits until the worker does nothing; a pause is no turning in circles.
+    pub fn wait_until_still(&self) {
+        let since = Instant::now();
+        let mut before = cpu_time(self.child.id());
+        loop {
+            std::thread::sleep(Duration::from_millis(150));
+            let now = cpu_time(self.child.id());
+            if now == before {
+                return;
+            }
+            assert!(since.elapsed() < PATIENCE, "the worker never pauses");
+            before = now;
+        }
+    }
+
     /// Waits for the end; says how it ended and how long that took.
     pub fn wait(&mut self) -> (ExitStatus, Duration) {
         let since = Instant::now();
