@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{FileType, Mode};
 use serde_json::{Value, json};
 
 use crate::support::{Running, fake, generate};
@@ -255,5 +256,31 @@ fn descriptors_that_do_not_block_and_belong_to_the_parent_are_as_good() {
     let tokens = said.iter().filter(|m| m["method"] == "token").count();
     assert_eq!(tokens, 4000);
     ours.shutdown(std::net::Shutdown::Write).expect("shut down");
+    assert_eq!(worker.code(), Some(0));
+}
+
+#[test]
+fn pipes_with_a_name_have_their_end_though_the_writer_has_gone_before_the_worker_came() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [stdin, stdout] = ["in", "out"].map(|name| {
+        let path = folder.path().join(name);
+        let (kind, mode) = (FileType::Fifo, Mode::RUSR | Mode::WUSR);
+        rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, 0).expect("a pipe");
+        // Opened for both, since one end alone waits for the other.
+        let both = File::options().read(true).write(true).open(&path);
+        let reader = File::open(&path).expect("one end");
+        let writer = File::options().write(true).open(&path).expect("the other");
+        drop(both);
+        (reader, writer)
+    });
+    let (reader, mut writer) = stdin;
+    let params = json!({"prompt": "Hello", "max_tokens": 3, "ignore_eos": true});
+    writeln!(writer, "{}", generate(1, params)).expect("written");
+    drop(writer);
+    let mut command = fake("", &[]);
+    command.stdin(reader).stdout(stdout.1);
+    let mut worker = Running::start(command);
+    worker.read(stdout.0);
+    assert_eq!(worker.response(1)["result"]["finish_reason"], "length");
     assert_eq!(worker.code(), Some(0));
 }

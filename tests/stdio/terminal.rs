@@ -45,7 +45,7 @@ fn lines_are_typed_and_ctrl_d_ends() {
     let before = fcntl_getfl(&theirs).expect("flags");
     until(&mut screen, "\"ready\"");
     // Corrected while it is typed: the terminal gives whole lines.
-    write!(screen, "{{\"id\":1,\"method\":\"healtx\x7fh\"}}\n").expect("typed");
+    writeln!(screen, "{{\"id\":1,\"method\":\"healtx\x7fh\"}}").expect("typed");
     assert!(until(&mut screen, "\"status\":\"ready\"").contains("\"id\":1"));
     assert_eq!(fcntl_getfl(&theirs).expect("flags"), before);
     assert!(!before.contains(OFlags::NONBLOCK));
