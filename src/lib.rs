@@ -11,6 +11,7 @@ pub mod load;
 pub mod log;
 pub mod model;
 pub mod pages;
+pub mod prefix;
 pub mod quant;
 pub mod sampling;
 pub mod session;

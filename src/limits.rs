@@ -38,6 +38,9 @@ pub const DETOKENIZE_PIECE_TOKENS: usize = 8192;
 /// Bytes of a prompt that are hashed for the log in one piece of work.
 pub const HASH_PIECE_BYTES: usize = 1024 * 1024;
 
+/// Sequences that the prefix cache keeps, whatever their length.
+pub const PREFIXES_MAX: usize = 256;
+
 /// Longest context unless `--ctx` says otherwise, in tokens.
 pub const CONTEXT_DEFAULT: usize = 8192;
 

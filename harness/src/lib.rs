@@ -5,6 +5,7 @@
 
 pub mod args;
 pub mod ask;
+pub mod bench;
 pub mod chat;
 pub mod client;
 pub mod fetch;

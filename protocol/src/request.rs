@@ -203,6 +203,11 @@ pub struct GenerateParams {
     #[serde(skip_serializing_if = "is_false")]
     #[schemars(extend("default" = false))]
     pub return_progress: bool,
+    /// Whether keys and values of earlier requests that began with the same tokens are used again, and those of this one are kept for
+    /// later ones; `cached_tokens` tells how many tokens that saved. The answer does not depend on it.
+    #[serde(skip_serializing_if = "is_true")]
+    #[schemars(extend("default" = true))]
+    pub cache_prompt: bool,
 }
 
 impl Default for GenerateParams {
@@ -228,6 +233,7 @@ impl Default for GenerateParams {
             logprobs: None,
             timeout_ms: None,
             return_progress: false,
+            cache_prompt: true,
         }
     }
 }

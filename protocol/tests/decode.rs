@@ -186,7 +186,7 @@ fn every_field_of_generate_arrives() {
         "add_generation_prompt": false, "chat_template_kwargs": {"deep": {"er": [1, 2.5, null, {"x": -1}]}},
         "stream": false, "max_tokens": 7, "temperature": 0.5, "top_k": 40, "top_p": 0.9, "min_p": 0.05,
         "repetition_penalty": 1.1, "seed": u64::MAX, "stop": ["\n", "é"], "ignore_eos": true, "logprobs": 20,
-        "timeout_ms": 1000, "return_progress": true,
+        "timeout_ms": 1000, "return_progress": true, "cache_prompt": false,
     });
     let Request::Generate(params) = accepted(&generate(all.clone())).request else {
         panic!()
@@ -370,7 +370,6 @@ fn fields_that_come_later_are_unknown() {
         "grammar",
         "response_format",
         "logit_bias",
-        "cache_prompt",
         "tools",
         "speculation",
         "Prompt",

@@ -61,14 +61,23 @@ impl Step<'_> {
             )
         } else if pages.len() > capacity.pages {
             format!("{} pages, but the pool has {}", pages.len(), capacity.pages)
-        } else if let Some(page) = pages.iter().find(|p| p.0 as usize >= capacity.pages) {
-            format!("page {}, but the pool has {}", page.0, capacity.pages)
         } else if let Some(token) = tokens.iter().find(|t| **t as usize >= capacity.vocab) {
             format!("token id {token}; the vocabulary has {}", capacity.vocab)
         } else {
-            return Ok(());
+            return check_pages(pages, capacity);
         };
         Err(DeviceError::Step(wrong))
+    }
+}
+
+/// Refuses pages that the pool does not have.
+pub fn check_pages(pages: &[PageId], capacity: &Capacity) -> Result<(), DeviceError> {
+    match pages.iter().find(|p| p.0 as usize >= capacity.pages) {
+        None => Ok(()),
+        Some(page) => Err(DeviceError::Step(format!(
+            "page {}, but the pool has {}",
+            page.0, capacity.pages
+        ))),
     }
 }
 
@@ -144,6 +153,9 @@ pub trait Device {
 
     /// Copies the logits of a row of the last forward (row 0 for [`Rows::Last`]). `out` holds [`Capacity::vocab`] values. For tests and traces.
     fn read_logits(&mut self, row: usize, out: &mut [f32]);
+
+    /// Makes a page hold what another one holds, for all layers. Only while nothing is under way.
+    fn copy_page(&mut self, from: PageId, to: PageId) -> Result<(), DeviceError>;
 
     /// What the device was built for.
     fn capacity(&self) -> Capacity;

@@ -8,11 +8,12 @@ use worker_orcd_protocol::{
 
 use super::Worker;
 use super::loading::Loading;
-use crate::device::Device;
+use crate::device::{Device, PAGE_TOKENS};
 use crate::limits;
 use crate::load::ModelFacts;
 use crate::log::Level;
 use crate::pages::PagePool;
+use crate::prefix::PrefixCache;
 use crate::text::{ChatTemplate, Tokenizer};
 
 /// How far the worker's life is.
@@ -30,6 +31,15 @@ pub(super) struct Serving {
     pub(super) template: Option<ChatTemplate>,
     pub(super) model: ModelFacts,
     pub(super) pool: PagePool,
+    pub(super) prefixes: PrefixCache,
+}
+
+impl Serving {
+    /// Tokens that a sequence can come to which has at least `least`: the context, or what the pool holds where that is less.
+    pub(super) fn fits(&self, least: usize) -> usize {
+        let pool = self.pool.total().saturating_mul(PAGE_TOKENS);
+        self.model.context_length.min(pool.max(least))
+    }
 }
 
 /// Whether more input can come.

@@ -12,7 +12,7 @@ use super::generate::{Active, Work};
 use super::lifecycle::{Stage, rounded};
 use super::queue::Job;
 use super::report::id_value;
-use super::run::{Flight, Run};
+use super::run::{Cache, Flight, Run};
 use crate::log::Level;
 use crate::session::Finish;
 
@@ -129,13 +129,20 @@ impl Worker {
             Flight::Forward { .. } | Flight::Sample { .. } => serving.device.abort(),
             Flight::Idle | Flight::Landed { .. } => {}
         }
-        serving.pool.give_back(std::mem::take(&mut run.pages));
+        let pages = std::mem::take(&mut run.pages);
+        match run.cache {
+            Cache::Used => {
+                let seen = run.session.seen();
+                serving.prefixes.keep(&mut serving.pool, seen, pages);
+            }
+            Cache::PassedBy => serving.pool.give_back(pages),
+        }
     }
 
     fn timings(&self, now: Instant, job: &Job, run: &Run) -> Timings {
         let clock = self.config.clock;
         let since = |from: Option<Instant>| from.map_or(0.0, |from| clock.ms(from, now));
-        let prompt_tokens = run.session.prompt_tokens();
+        let evaluated = run.session.prompt_tokens() - run.cached_tokens;
         let after_first = run.session.completion_tokens().saturating_sub(1);
         Timings {
             queue_ms: clock.ms(job.received, run.started),
@@ -146,7 +153,7 @@ impl Worker {
             decode_ms: since(run.first_token),
             prompt_per_second: run
                 .prefilled
-                .map_or(0.0, |end| clock.per_second(prompt_tokens, run.started, end)),
+                .map_or(0.0, |end| clock.per_second(evaluated, run.started, end)),
             predicted_per_second: run
                 .first_token
                 .map_or(0.0, |first| clock.per_second(after_first, first, now)),

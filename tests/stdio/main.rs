@@ -5,6 +5,7 @@ mod backpressure;
 mod common;
 mod descriptors;
 mod ends;
+mod flags;
 mod flows;
 mod lines;
 mod log;

@@ -41,6 +41,8 @@ pub struct Script {
     pub forwards: Vec<(Vec<PageId>, Vec<u32>, usize, Rows)>,
     /// Samples: uniform number, length of the history.
     pub samples: Vec<(f64, usize)>,
+    /// Pages that were copied, from and to.
+    pub copies: Vec<(PageId, PageId)>,
     /// Aborts.
     pub aborts: usize,
     /// Whether a piece is under way, and how many polls it still needs.
@@ -145,6 +147,16 @@ impl Device for ScriptedDevice {
 
     fn read_logits(&mut self, _row: usize, out: &mut [f32]) {
         out.fill(0.0);
+    }
+
+    fn copy_page(&mut self, from: PageId, to: PageId) -> Result<(), DeviceError> {
+        let mut script = self.script.borrow_mut();
+        assert!(
+            script.flight.is_none(),
+            "pages are copied between pieces of work"
+        );
+        script.copies.push((from, to));
+        Ok(())
     }
 
     fn capacity(&self) -> Capacity {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+mod bench;
 mod client;
 mod clients;
 mod fetch;

@@ -187,6 +187,40 @@ fn user(text: &str) -> Message {
     }
 }
 
+/// A request that names every field.
+fn everything() -> GenerateParams {
+    let part = ContentPart {
+        kind: ContentPartKind::Text,
+        text: "Name three rivers.".into(),
+    };
+    let kwargs: Map<String, Value> = [("enable_thinking".to_owned(), json!(false))]
+        .into_iter()
+        .collect();
+    GenerateParams {
+        messages: Some(vec![Message {
+            role: Role::User,
+            content: Content::Parts(vec![part]),
+        }]),
+        add_generation_prompt: false,
+        chat_template_kwargs: kwargs,
+        stream: false,
+        max_tokens: Some(64),
+        temperature: 0.7,
+        top_k: 40,
+        top_p: 0.95,
+        min_p: 0.05,
+        repetition_penalty: 1.1,
+        seed: Some(42),
+        stop: vec!["\n\n".into(), "User:".into()],
+        ignore_eos: true,
+        logprobs: Some(1),
+        timeout_ms: Some(30_000),
+        return_progress: true,
+        cache_prompt: false,
+        ..Default::default()
+    }
+}
+
 fn generate_params() -> Vec<Example> {
     let params = |name, id, params: GenerateParams| {
         example(
@@ -196,13 +230,6 @@ fn generate_params() -> Vec<Example> {
             params,
         )
     };
-    let part = ContentPart {
-        kind: ContentPartKind::Text,
-        text: "Name three rivers.".into(),
-    };
-    let kwargs: Map<String, Value> = [("enable_thinking".to_owned(), json!(false))]
-        .into_iter()
-        .collect();
     let system = Message {
         role: Role::System,
         content: Content::Text("You answer in one sentence.".into()),
@@ -227,32 +254,7 @@ fn generate_params() -> Vec<Example> {
                 ..Default::default()
             },
         ),
-        params(
-            "everything",
-            text_id("job/2"),
-            GenerateParams {
-                messages: Some(vec![Message {
-                    role: Role::User,
-                    content: Content::Parts(vec![part]),
-                }]),
-                add_generation_prompt: false,
-                chat_template_kwargs: kwargs,
-                stream: false,
-                max_tokens: Some(64),
-                temperature: 0.7,
-                top_k: 40,
-                top_p: 0.95,
-                min_p: 0.05,
-                repetition_penalty: 1.1,
-                seed: Some(42),
-                stop: vec!["\n\n".into(), "User:".into()],
-                ignore_eos: true,
-                logprobs: Some(1),
-                timeout_ms: Some(30_000),
-                return_progress: true,
-                ..Default::default()
-            },
-        ),
+        params("everything", text_id("job/2"), everything()),
         params(
             "token_ids",
             Id::Number(3),

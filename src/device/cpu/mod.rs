@@ -21,6 +21,7 @@ use self::kernels::{Kernels, padded};
 use self::program::{BUFS, Buf, Program, Stage};
 use super::{
     Capacity, Device, DeviceError, LoadProgress, Memory, Output, PAGE_TOKENS, PageId, Rows, Step,
+    check_pages,
 };
 use crate::model::plan::{Plan, Shape, TensorId};
 use crate::model::weights::Weights;
@@ -185,6 +186,15 @@ fn queries_a_kv_head(plan: &Plan, q_stride: usize) -> usize {
         .iter()
         .map(|kv| q_stride / (kv.n_kv_heads * kv.head_dim));
     groups.max().unwrap_or(1)
+}
+
+/// Bytes that [`PAGE_TOKENS`] positions take in all layers of a model.
+pub fn page_bytes(plan: &Plan, kv: KvType) -> usize {
+    let element = match kv {
+        KvType::F16 => size_of::<f16>(),
+        KvType::F32 => size_of::<f32>(),
+    };
+    page_layout(plan).0 * element
 }
 
 impl CpuDevice {
@@ -396,6 +406,17 @@ impl Device for CpuDevice {
     fn read_logits(&mut self, row: usize, out: &mut [f32]) {
         let vocab = self.capacity.vocab;
         out.copy_from_slice(&self.bufs[Buf::Logits as usize][row * vocab..][..vocab]);
+    }
+
+    fn copy_page(&mut self, from: PageId, to: PageId) -> Result<(), DeviceError> {
+        check_pages(&[from, to], &self.capacity)?;
+        let size = self.page_elements;
+        let (from, to) = (from.0 as usize * size, to.0 as usize * size);
+        match &mut self.pool {
+            Pool::F16(pool) => pool.copy_within(from..from + size, to),
+            Pool::F32(pool) => pool.copy_within(from..from + size, to),
+        }
+        Ok(())
     }
 
     fn capacity(&self) -> Capacity {
