@@ -66,7 +66,10 @@ fn one_socket_for_both_directions() {
     writeln!(
         writer,
         "{}",
-        generate(1, json!({"prompt": "Hello", "max_tokens": 3}))
+        generate(
+            1,
+            json!({"prompt": "Hello", "max_tokens": 3, "ignore_eos": true})
+        )
     )
     .expect("written");
     assert_eq!(worker.response(1)["result"]["finish_reason"], "length");

@@ -10,12 +10,8 @@ use serde_json::{Value, json};
 use crate::common::say;
 use crate::support::{Running, SOON, command, fake, generate};
 
-fn fatal_of(mut command: Command) -> (Option<i32>, Value) {
-    // The request is there before the worker is: one that fails at once may be gone before it could be written.
-    let (reader, mut writer) = std::io::pipe().expect("a pipe");
-    writeln!(writer, "{}", generate(1, json!({"prompt": "p"}))).expect("written");
-    command.stdin(reader);
-    let mut worker = Running::start(command);
+fn fatal_of(command: Command) -> (Option<i32>, Value) {
+    let mut worker = Running::start_with(command, &[generate(1, json!({"prompt": "p"}))]);
     let said = worker.rest();
     let last = said.last().expect("a line").clone();
     assert_eq!(last["method"], "fatal");
@@ -118,10 +114,8 @@ fn a_load_that_fails_has_its_code_and_answers_what_was_asked() {
 
 #[test]
 fn a_device_that_is_lost_and_a_bug_end_the_worker_with_a_fatal() {
-    let mut worker = Running::start(fake("lose_at=3", &[]));
-    for id in 1..3 {
-        worker.say(&generate(id, json!({"prompt": "p", "ignore_eos": true})));
-    }
+    let ask = |id: u32| generate(id, json!({"prompt": "p", "ignore_eos": true}));
+    let mut worker = Running::start_with(fake("lose_at=3", &[]), &[ask(1), ask(2)]);
     let said = worker.rest();
     let [.., first, second, fatal] = &said[..] else {
         panic!("too little is said: {said:#?}");
@@ -132,8 +126,7 @@ fn a_device_that_is_lost_and_a_bug_end_the_worker_with_a_fatal() {
     assert_eq!(fatal["params"]["error"]["data"]["code"], "CUDA_ERROR");
     assert_eq!(worker.code(), Some(76));
 
-    let mut worker = Running::start(fake("panic_at=3", &[]));
-    worker.say(&generate(1, json!({"prompt": "p", "ignore_eos": true})));
+    let mut worker = Running::start_with(fake("panic_at=3", &[]), &[ask(1)]);
     let said = worker.rest();
     assert_eq!(said.iter().filter(|m| m["method"] == "token").count(), 2);
     let last = said.last().expect("a line");

@@ -109,10 +109,9 @@ fn an_end_that_is_none_of_the_workers_doing_leaves_whole_lines() {
         ("load_exit=65", "shutdown", 65),
         ("load_exit=75", "shutdown", 75),
     ] {
-        let mut worker = Running::start(logged(keys, &log));
-        for id in 0..3 {
-            worker.say(&generate(id, json!({"prompt": SECRET, "max_tokens": 2})));
-        }
+        let params = json!({"prompt": SECRET, "max_tokens": 2, "ignore_eos": true});
+        let asked = [0, 1, 2].map(|id| generate(id, params.clone()));
+        let mut worker = Running::start_with(logged(keys, &log), &asked);
         worker.rest();
         assert_eq!(worker.code(), Some(code));
         let records = records(&log);

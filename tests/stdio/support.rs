@@ -64,6 +64,16 @@ impl Running {
         }
     }
 
+    /// Starts a worker that finds these lines, and then the end of its input. What may fail at once has heard them all the same.
+    pub fn start_with(mut command: Command, lines: &[Value]) -> Self {
+        let (reader, mut writer) = std::io::pipe().expect("a pipe");
+        for line in lines {
+            writeln!(writer, "{line}").expect("a pipe holds them");
+        }
+        command.stdin(reader);
+        Self::start(command)
+    }
+
     /// Starts a worker whose stdout nobody reads until [`Running::read`].
     pub fn start_unread(mut command: Command) -> (Self, std::process::ChildStdout) {
         let mut child = command.spawn().expect("the worker starts");
