@@ -15,7 +15,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How soon an end has to come that cannot wait. A second is what an orchestrator is promised; a busy machine gets a little more.
 pub const SOON: Duration = Duration::from_secs(2);
 
-use crate::common::model_path as model;
+pub use crate::common::model_path as model;
 
 /// The worker's command line with these flags.
 pub fn command(flags: &[&str]) -> Command {
