@@ -95,18 +95,19 @@ fn when_the_parent_is_killed_the_worker_ends_though_others_hold_its_stdin() {
         let name = phase.name;
         let (stdin, mut asks) = std::io::pipe().expect("a pipe");
         let (answers, stdout) = std::io::pipe().expect("a pipe");
-        let mut parent = parent_of(&fake(phase.keys, &[]), &std::env::temp_dir(), stdin, stdout);
+        let worker_id = unique(name);
+        let worker = fake(phase.keys, &["--worker-id", &worker_id]);
+        let mut parent = parent_of(&worker, &std::env::temp_dir(), stdin, stdout);
         let mut answers = BufReader::new(answers);
         phase.ask(&mut asks);
         phase.reach(&mut asks, &mut answers);
         parent.kill().expect("killed");
-        let since = Instant::now();
-        let last = answers.lines().map_while(Result::ok).last();
-        let took = since.elapsed();
+        let took = gone(&worker_id);
         say(&format!(
             "the parent killed during {name}: gone in {took:?}"
         ));
         assert!(took < SOON, "{name}: {took:?}");
+        let last = answers.lines().map_while(Result::ok).last();
         let last = last.expect("a line");
         assert!(
             last.contains("\"fatal\"") && last.contains("parent"),
