@@ -72,7 +72,8 @@ pub struct Flags {
         value_parser = clap::value_parser!(u64).range(0..=limits::DRAIN_MS_MAX))]
     pub drain_ms: u64,
 
-    /// The process whose end ends this one (exit code 74); 0 for none
+    /// The process whose end ends this one (exit code 74); 0 for none. A parent that names itself is noticed even when it dies before
+    /// this process has looked who its parent is
     /// [default: the parent process where stdin is a pipe or a socket, else none]
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(0..))]
     pub parent_pid: Option<i32>,

@@ -62,7 +62,7 @@ pub const DRAIN_MS_DEFAULT: u64 = 30_000;
 /// Largest `--drain-ms`: a day.
 pub const DRAIN_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 
-/// How long an exit that does not wait for its reader tries to write what is left.
+/// How long an exit that does not wait for its reader tries to write what is left; and any exit, what is left of the log.
 pub const EXIT_FLUSH: Duration = Duration::from_secs(1);
 
 /// How long a second SIGTERM tries to write what is left.
