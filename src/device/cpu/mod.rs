@@ -2,11 +2,13 @@
 //!
 //! A step is a walk over (stage, tile); `poll` runs tiles until its time is up, so a step of any model can be left at any moment.
 
+mod formats;
 pub mod isa;
 pub mod kernels;
 pub mod lanes;
 #[cfg(target_arch = "x86_64")]
 mod lanes_x86;
+mod matmul;
 pub mod naive;
 pub mod program;
 mod rope;
