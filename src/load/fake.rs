@@ -136,6 +136,8 @@ pub struct FakeLoad {
     context: Option<usize>,
     chat_template: Option<PathBuf>,
     begun: Option<Instant>,
+    /// Whether the end of the load was told, as that of a file is.
+    complete: bool,
 }
 
 impl FakeLoad {
@@ -146,6 +148,7 @@ impl FakeLoad {
             context,
             chat_template,
             begun: None,
+            complete: false,
         }
     }
 
@@ -207,6 +210,13 @@ impl Load for FakeLoad {
             }));
         }
         match self.model.load_exit {
+            None if !self.complete => {
+                self.complete = true;
+                Ok(LoadStep::Progress(LoadProgress {
+                    processed: PRETENDED_BYTES,
+                    total: PRETENDED_BYTES,
+                }))
+            }
             None => self
                 .loaded()
                 .map(|loaded| LoadStep::Ready(Box::new(loaded))),
@@ -279,6 +289,10 @@ mod tests {
     fn it_loads_and_every_byte_is_a_token() {
         let mut load = FakeLoad::new(FakeModel::default(), Some(600), None);
         let now = Instant::now();
+        let LoadStep::Progress(told) = load.step(now, now).unwrap() else {
+            panic!("a client waits for processed to reach total");
+        };
+        assert_eq!((told.processed, told.total > 0), (told.total, true));
         let LoadStep::Ready(loaded) = load.step(now, now).unwrap() else {
             panic!("it takes no time");
         };
@@ -286,6 +300,6 @@ mod tests {
         assert_eq!(loaded.tokenizer.eos(), Some(END));
         assert_eq!(loaded.device.capacity().pages, 3);
         let mut late = FakeLoad::new(FakeModel::default(), Some(CONTEXT_TRAINED + 1), None);
-        assert!(late.step(now, now).is_err());
+        assert!((0..2).any(|_| late.step(now, now).is_err()));
     }
 }
