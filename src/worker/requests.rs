@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use worker_orcd_protocol::codec::{Line, decode_line};
+use worker_orcd_protocol::codec::{Line, Reject, decode_line};
+use worker_orcd_protocol::method::Method;
 use worker_orcd_protocol::{Call, ErrorCode, ErrorObject, Id, MethodResult, Request, ShutdownMode};
 
 use super::Worker;
@@ -18,11 +19,23 @@ impl Worker {
         match line {
             Line::TooLong { bytes } => self.answer_error(None, ErrorObject::line_too_long(bytes)),
             Line::Complete(bytes) => match decode_line(bytes) {
-                Err(reject) => self.events.push_back(reject.into()),
+                Err(reject) => self.refuse(reject),
                 Ok(call) => self.handle_call(now, call, bytes.len()),
             },
         }
         self.settle(now);
+    }
+
+    /// Answers a line that is wrong. An id that is taken belongs to another request, and an error that bears it would be read as
+    /// the end of that one.
+    fn refuse(&mut self, reject: Reject) {
+        if reject.method == Some(Method::Generate) {
+            self.counters.requests.rejected += 1;
+        }
+        match reject.id.as_ref().filter(|id| self.is_taken(id)) {
+            Some(taken) => self.answer_error(None, ErrorObject::duplicate_id(taken.clone())),
+            None => self.events.push_back(reject.into()),
+        }
     }
 
     fn handle_call(&mut self, now: Instant, call: Call, bytes: usize) {

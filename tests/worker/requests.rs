@@ -172,11 +172,12 @@ fn metrics_count_what_has_happened() {
     rig.finish();
     rig.generate(5, json!({"prompt": "x".repeat(700)}));
     rig.finish();
+    rig.generate(5, json!({"prompt": "x", "temperature": 9}));
     rig.say(json!({"id": 6, "method": "metrics"}));
     let metrics = &rig.response(6)["result"]["metrics"];
     assert_eq!(
         metrics["requests"],
-        json!({"stop": 1, "length": 1, "cancelled": 1, "timeout": 0, "error": 1, "rejected": 1})
+        json!({"stop": 1, "length": 1, "cancelled": 1, "timeout": 0, "error": 1, "rejected": 2})
     );
     assert_eq!(
         metrics["tokens"],

@@ -27,6 +27,8 @@ use crate::request::{Call, CancelParams, CancelRequestParams, CancelledParams, I
 pub struct Reject {
     /// The request's id, where it could be read.
     pub id: Option<Id>,
+    /// The request's method, where it is known.
+    pub method: Option<Method>,
     /// Why.
     pub error: ErrorObject,
 }
@@ -36,6 +38,7 @@ impl Reject {
     pub fn line_too_long(bytes: u64) -> Self {
         Reject {
             id: None,
+            method: None,
             error: ErrorObject::line_too_long(bytes),
         }
     }
@@ -55,19 +58,23 @@ impl From<Reject> for Outgoing {
 /// All faults are found in one go. Those of the request itself (-32600) come before an unknown method (-32601), and that
 /// before those of its params (-32602). The id comes back with the error wherever it can be read.
 pub fn decode_line(line: &[u8]) -> Result<Call, Reject> {
-    let parsed = read(line).map_err(|error| Reject { id: None, error })?;
+    let parsed = read(line).map_err(|error| Reject {
+        id: None,
+        method: None,
+        error,
+    })?;
     let id_twice = parsed.id_twice;
     let mut faults = parsed.faults;
     let envelope = Envelope::open(parsed.root, &mut faults);
     let id = envelope.id.filter(|_| !id_twice);
+    let method = envelope.method.as_deref().and_then(Method::from_name);
     let reject = |error| {
         Err(Reject {
             id: id.clone(),
+            method,
             error,
         })
     };
-
-    let method = envelope.method.as_deref().and_then(Method::from_name);
     let may_lack_id = method.is_none_or(|method| method.id_rule() == IdRule::MayBeLeftOut);
     if let (IdPresence::Absent, false, Some(name)) =
         (envelope.id_presence, may_lack_id, &envelope.method)
