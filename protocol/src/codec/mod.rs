@@ -36,10 +36,15 @@ pub struct Reject {
 impl Reject {
     /// The answer to a [`Line::TooLong`].
     pub fn line_too_long(bytes: u64) -> Self {
+        Reject::unread(ErrorObject::line_too_long(bytes))
+    }
+
+    /// Nothing of the line is known.
+    fn unread(error: ErrorObject) -> Self {
         Reject {
             id: None,
             method: None,
-            error: ErrorObject::line_too_long(bytes),
+            error,
         }
     }
 }
@@ -58,11 +63,7 @@ impl From<Reject> for Outgoing {
 /// All faults are found in one go. Those of the request itself (-32600) come before an unknown method (-32601), and that
 /// before those of its params (-32602). The id comes back with the error wherever it can be read.
 pub fn decode_line(line: &[u8]) -> Result<Call, Reject> {
-    let parsed = read(line).map_err(|error| Reject {
-        id: None,
-        method: None,
-        error,
-    })?;
+    let parsed = read(line).map_err(Reject::unread)?;
     let id_twice = parsed.id_twice;
     let mut faults = parsed.faults;
     let envelope = Envelope::open(parsed.root, &mut faults);
