@@ -38,6 +38,10 @@ pub struct Flags {
     #[arg(long, value_enum, default_value_t = KvType::F16)]
     pub kv_type: KvType,
 
+    /// Bytes of the KV pool, in which the prefixes of earlier requests are kept too [default: what one context takes]
+    #[arg(long, value_name = "BYTES")]
+    pub kv_bytes: Option<u64>,
+
     /// A tokenizer.json to be used instead of the model file's vocabulary
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
@@ -199,6 +203,7 @@ impl Flags {
                 KvType::F16 => load::KvType::F16,
                 KvType::F32 => load::KvType::F32,
             },
+            kv_bytes: self.kv_bytes,
             tokenizer: self.tokenizer.clone(),
             chat_template: self.chat_template.clone(),
         }

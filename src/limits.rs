@@ -38,6 +38,15 @@ pub const DETOKENIZE_PIECE_TOKENS: usize = 8192;
 /// Bytes of a prompt that are hashed for the log in one piece of work.
 pub const HASH_PIECE_BYTES: usize = 1024 * 1024;
 
+/// Sequences that the prefix cache keeps, whatever their length.
+pub const PREFIXES_MAX: usize = 256;
+
+/// Bytes of a saved state that are read or written in one piece of work.
+pub const STATE_PIECE_BYTES: usize = 1024 * 1024;
+
+/// Longest header of a saved state, in bytes.
+pub const STATE_HEADER_BYTES_MAX: usize = 64 * 1024;
+
 /// Longest context unless `--ctx` says otherwise, in tokens.
 pub const CONTEXT_DEFAULT: usize = 8192;
 

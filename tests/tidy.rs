@@ -23,7 +23,6 @@ const LONG_FUNCTIONS: &[(&str, &str, usize)] = &[
     ("protocol/src/metrics.rs", "to_prometheus", 82),
     ("protocol/tests/decode.rs", "every_method_is_understood", 87),
     ("protocol/tests/decode.rs", "the_frame_is_strict", 67),
-    ("protocol/tests/docs/examples.rs", "generate_params", 76),
     ("protocol/tests/docs/examples.rs", "health", 67),
     ("protocol/tests/docs/examples.rs", "metrics", 75),
     ("protocol/tests/docs/examples.rs", "notifications", 77),

@@ -184,6 +184,7 @@ fn play_with(
     play(
         transcript,
         command,
+        &folder_name,
         Duration::from_secs(timeout),
         interrupts,
     )

@@ -116,6 +116,9 @@ limits! {
     /// Longest `content` of `tokenize` in bytes.
     TOKENIZE_BYTES_MAX: usize = 1024 * 1024;
 
+    /// Longest `path` of `save_state` and `load_state` in bytes.
+    PATH_BYTES_MAX: usize = 4096;
+
     /// Longest name or version in `client_info`, in bytes.
     CLIENT_INFO_BYTES_MAX: usize = 256;
 

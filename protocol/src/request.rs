@@ -56,6 +56,10 @@ pub enum Request {
     ApplyTemplate(ApplyTemplateParams),
     /// `metrics`
     Metrics(MetricsParams),
+    /// `save_state`
+    SaveState(SaveStateParams),
+    /// `load_state`
+    LoadState(LoadStateParams),
     /// `shutdown`
     Shutdown(ShutdownParams),
 }
@@ -71,6 +75,8 @@ impl Request {
             Request::Tokenize(_) => "tokenize",
             Request::Detokenize(_) => "detokenize",
             Request::ApplyTemplate(_) => "apply_template",
+            Request::SaveState(_) => "save_state",
+            Request::LoadState(_) => "load_state",
             Request::Metrics(_) => "metrics",
             Request::Shutdown(_) => "shutdown",
         }
@@ -203,6 +209,11 @@ pub struct GenerateParams {
     #[serde(skip_serializing_if = "is_false")]
     #[schemars(extend("default" = false))]
     pub return_progress: bool,
+    /// Whether keys and values of earlier requests that began with the same tokens are used again, and those of this one are kept for
+    /// later ones; `cached_tokens` tells how many tokens that saved. The answer does not depend on it.
+    #[serde(skip_serializing_if = "is_true")]
+    #[schemars(extend("default" = true))]
+    pub cache_prompt: bool,
 }
 
 impl Default for GenerateParams {
@@ -228,6 +239,7 @@ impl Default for GenerateParams {
             logprobs: None,
             timeout_ms: None,
             return_progress: false,
+            cache_prompt: true,
         }
     }
 }
@@ -419,6 +431,32 @@ pub struct ApplyTemplateParams {
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     #[schemars(extend("default" = {}))]
     pub chat_template_kwargs: Map<String, Value>,
+}
+
+/// Params of `save_state`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(extend("oneOf" = [{"required": ["request_id"]}, {"required": ["token_ids"]}]))]
+pub struct SaveStateParams {
+    /// The file to write, in the file system of the worker. What is there is replaced when all is written.
+    #[schemars(length(min = 1), extend("x-max-bytes" = limits::PATH_BYTES_MAX))]
+    pub path: String,
+    /// The conversation that this request has left when it ended. Exactly one of this and `token_ids` is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<Id>,
+    /// The conversation that begins with these tokens, as far as it is kept; `tokens` of the result tells how far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = limits::TOKEN_IDS_MAX))]
+    pub token_ids: Option<Vec<u32>>,
+}
+
+/// Params of `load_state`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LoadStateParams {
+    /// The file to read, in the file system of the worker.
+    #[schemars(length(min = 1), extend("x-max-bytes" = limits::PATH_BYTES_MAX))]
+    pub path: String,
 }
 
 /// Params of `metrics`.

@@ -11,7 +11,7 @@ use super::lifecycle::{Stage, device_error, rounded};
 use super::prompt::{Preparation, Prepared, PromptFacts};
 use super::queue::Job;
 use super::report::id_value;
-use super::run::{Flight, Run, kind, take_pages, top_logprobs};
+use super::run::{Flight, Run, check_room, kind, reuse, top_logprobs};
 use crate::device::{DeviceError, Output};
 use crate::log::Level;
 use crate::sampling::Sampled;
@@ -93,10 +93,7 @@ impl Worker {
                 active.work = Work::Preparing(Some(next));
                 Piece::GoesOn
             }
-            Ok(Prepared::Done { tokens, facts }) => match self.start(now, active, tokens, &facts) {
-                Ok(()) => Piece::GoesOn,
-                Err(error) => Piece::Fails(error),
-            },
+            Ok(Prepared::Done { tokens, facts }) => self.start(now, active, tokens, &facts),
             Err(error) => Piece::Fails(error),
         }
     }
@@ -108,15 +105,20 @@ impl Worker {
         active: &mut Active,
         prompt: Vec<u32>,
         facts: &PromptFacts,
-    ) -> Result<(), ErrorObject> {
+    ) -> Piece {
         let Stage::Serving(serving) = &mut self.stage else {
-            return Ok(());
+            return Piece::GoesOn;
         };
         let job = &active.job;
         let max_tokens = job.params.max_tokens.or(self.config.max_tokens);
+        let context_length = match max_tokens {
+            Some(_) => serving.model.context_length,
+            // "What fits" has to fit in the pool too.
+            None => serving.fits(prompt.len() + 1),
+        };
         let session = Session::new(SessionParams {
             prompt,
-            context_length: serving.model.context_length,
+            context_length,
             max_tokens: max_tokens.map(|max| max as usize),
             stop: job.params.stop.clone(),
             at_end: if job.params.ignore_eos {
@@ -125,35 +127,46 @@ impl Worker {
                 AtEnd::Finish
             },
         })
-        .map_err(|error| session_error(&error))?;
-        let pages = take_pages(serving, session.tokens_max())?;
-        let run = Run::new(now, session, pages, &job.params);
-        let prompt_tokens = run.session.prompt_tokens() as u64;
+        .map_err(|error| session_error(&error))
+        .and_then(|session| check_room(serving, session.tokens_max()).map(|()| session));
+        let session = match session {
+            Ok(session) => session,
+            Err(error) => return Piece::Fails(error),
+        };
+        let reused = match reuse(serving, session.tokens(), &job.params) {
+            Ok(reused) => reused,
+            Err(error) => return Err(error).into(),
+        };
+        let run = Run::new(now, session, reused, &job.params);
+        self.tell_start(now, &active.job, &run, facts);
         active.work = Work::Running(Box::new(run));
-        self.tell_start(now, &active.job, prompt_tokens, facts);
-        Ok(())
+        Piece::GoesOn
     }
 
-    fn tell_start(&mut self, now: Instant, job: &Job, prompt_tokens: u64, facts: &PromptFacts) {
+    fn tell_start(&mut self, now: Instant, job: &Job, run: &Run, facts: &PromptFacts) {
         let queue_ms = self.config.clock.ms(job.received, now);
+        let prompt_tokens = run.session.prompt_tokens() as u64;
+        let cached_tokens = run.cached_tokens as u64;
         self.notify(Notification::Started(Started {
             request_id: job.id.clone(),
             prompt_tokens,
-            cached_tokens: 0,
+            cached_tokens,
             seed: job.seed,
             queue_ms,
         }));
         self.counters.tokens.prompt += prompt_tokens;
+        self.counters.tokens.cached += cached_tokens;
         let fields = [
             ("request_id", id_value(&job.id)),
             ("prompt_bytes", facts.bytes.into()),
             ("prompt_sha256", facts.sha256.as_str().into()),
             ("prompt_tokens", prompt_tokens.into()),
+            ("cached_tokens", cached_tokens.into()),
             ("seed", job.seed.into()),
             ("queue_ms", rounded(queue_ms)),
         ];
         self.record(now, Level::Info, "execute_start", &fields);
-        self.tell_prefill(now, now, job, 0, prompt_tokens);
+        self.tell_prefill(now, now, job, cached_tokens, prompt_tokens);
     }
 
     fn tell_prefill(

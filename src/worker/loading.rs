@@ -13,6 +13,7 @@ use crate::limits;
 use crate::load::{Load, LoadError, LoadStep, Loaded};
 use crate::log::Level;
 use crate::pages::PagePool;
+use crate::prefix::PrefixCache;
 
 /// A load under way.
 pub(super) struct Loading {
@@ -123,6 +124,7 @@ impl Worker {
             template,
             model,
             pool,
+            prefixes: PrefixCache::default(),
         }));
         let ready = self.ready();
         self.notify(Notification::Ready(Box::new(ready)));

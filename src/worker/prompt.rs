@@ -153,7 +153,7 @@ impl Source {
                 };
                 // The template writes the special tokens itself, by name.
                 Ok(Source::Text {
-                    text: render(serving.template.as_ref(), conversation, wall)?,
+                    text: render(serving.template.as_deref(), conversation, wall)?,
                     add_special: AddSpecial::No,
                     parse_special: ParseSpecial::Yes,
                     field: "messages",

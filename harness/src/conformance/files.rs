@@ -66,6 +66,8 @@ transcripts![
     "tokenize_params",
     "apply_template",
     "template_error",
+    "cache_prompt",
+    "state",
     "metrics",
     "first_in_first_out",
     "id_taken",

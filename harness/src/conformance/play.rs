@@ -77,13 +77,14 @@ struct Player<'a> {
     exited: Option<i32>,
 }
 
-/// Plays one transcript with a worker of this command line.
+/// Plays one transcript with a worker of this command line. `folder` is where its files are.
 ///
 /// # Errors
 /// What the worker did that it should not, with the step and the last lines; [`Interrupted`] at Ctrl-C.
 pub fn play(
     transcript: &Transcript,
     mut command: Command,
+    folder: &str,
     within: Duration,
     interrupts: &Interrupts,
 ) -> Result<Outcome> {
@@ -95,7 +96,7 @@ pub fn play(
         pipe,
         interrupts,
         rules: Rules::new()?,
-        saved: Saved::new(),
+        saved: Saved::from([("files".to_owned(), folder.into())]),
         messages: Vec::new(),
         last: VecDeque::new(),
         default_within: within,

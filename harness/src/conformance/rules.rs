@@ -133,6 +133,8 @@ struct Asked {
     method: Option<Method>,
     params: Value,
     answered: bool,
+    /// Its id was that of another without a response when it was sent.
+    is_second: bool,
     /// What came for it, if it is a `generate`.
     generate: Generate,
 }
@@ -196,8 +198,10 @@ impl Rules {
     }
 
     fn asked_for(&mut self, asked: Option<(String, Asked)>) {
-        if let Some((id, asked)) = asked {
-            self.asked.entry(id).or_default().push(asked);
+        if let Some((id, mut asked)) = asked {
+            let list = self.asked.entry(id).or_default();
+            asked.is_second = list.iter().any(|first| !first.answered);
+            list.push(asked);
         }
     }
 
@@ -327,14 +331,15 @@ impl Rules {
         }
     }
 
-    /// A second request with an id that is taken is answered with id null.
+    /// A second request with an id that is taken is answered with id null, whatever is wrong with it.
     fn refused_without_id(&mut self, data: &Value) {
-        if data["code"] == "DUPLICATE_ID" {
-            let id = data["details"]["id"].to_string();
-            let mut list = self.asked.get_mut(&id).into_iter().flatten();
-            if let Some(second) = list.rfind(|asked| !asked.answered) {
-                second.answered = true;
-            }
+        let taken = data.pointer("/details/id").map(Value::to_string);
+        let lists = self.asked.iter_mut();
+        let of_this_id = lists.filter(|(id, _)| taken.as_ref().is_none_or(|taken| taken == *id));
+        let all = of_this_id.flat_map(|(_, list)| list);
+        let seconds = all.filter(|asked| asked.is_second && !asked.answered);
+        if let Some(second) = seconds.min_by_key(|asked| asked.number) {
+            second.answered = true;
         }
     }
 
@@ -411,6 +416,7 @@ fn asked(line: &[u8], number: usize) -> Option<(String, Asked)> {
             method,
             params: line["params"].take(),
             answered: false,
+            is_second: false,
             generate: Generate::default(),
         },
     ))
@@ -428,6 +434,8 @@ fn target(method: Method, params: &Value) -> Option<&Value> {
         | Method::Tokenize
         | Method::Detokenize
         | Method::ApplyTemplate
+        | Method::SaveState
+        | Method::LoadState
         | Method::Metrics
         | Method::Shutdown => return None,
     };

@@ -82,6 +82,7 @@ pub fn all() -> Vec<Example> {
     examples.extend(cancel());
     examples.extend(health());
     examples.extend(text());
+    examples.extend(states());
     examples.extend(metrics());
     examples.extend(shutdown());
     examples.extend(notifications());
@@ -187,6 +188,40 @@ fn user(text: &str) -> Message {
     }
 }
 
+/// A request that names every field.
+fn everything() -> GenerateParams {
+    let part = ContentPart {
+        kind: ContentPartKind::Text,
+        text: "Name three rivers.".into(),
+    };
+    let kwargs: Map<String, Value> = [("enable_thinking".to_owned(), json!(false))]
+        .into_iter()
+        .collect();
+    GenerateParams {
+        messages: Some(vec![Message {
+            role: Role::User,
+            content: Content::Parts(vec![part]),
+        }]),
+        add_generation_prompt: false,
+        chat_template_kwargs: kwargs,
+        stream: false,
+        max_tokens: Some(64),
+        temperature: 0.7,
+        top_k: 40,
+        top_p: 0.95,
+        min_p: 0.05,
+        repetition_penalty: 1.1,
+        seed: Some(42),
+        stop: vec!["\n\n".into(), "User:".into()],
+        ignore_eos: true,
+        logprobs: Some(1),
+        timeout_ms: Some(30_000),
+        return_progress: true,
+        cache_prompt: false,
+        ..Default::default()
+    }
+}
+
 fn generate_params() -> Vec<Example> {
     let params = |name, id, params: GenerateParams| {
         example(
@@ -196,13 +231,6 @@ fn generate_params() -> Vec<Example> {
             params,
         )
     };
-    let part = ContentPart {
-        kind: ContentPartKind::Text,
-        text: "Name three rivers.".into(),
-    };
-    let kwargs: Map<String, Value> = [("enable_thinking".to_owned(), json!(false))]
-        .into_iter()
-        .collect();
     let system = Message {
         role: Role::System,
         content: Content::Text("You answer in one sentence.".into()),
@@ -227,32 +255,7 @@ fn generate_params() -> Vec<Example> {
                 ..Default::default()
             },
         ),
-        params(
-            "everything",
-            text_id("job/2"),
-            GenerateParams {
-                messages: Some(vec![Message {
-                    role: Role::User,
-                    content: Content::Parts(vec![part]),
-                }]),
-                add_generation_prompt: false,
-                chat_template_kwargs: kwargs,
-                stream: false,
-                max_tokens: Some(64),
-                temperature: 0.7,
-                top_k: 40,
-                top_p: 0.95,
-                min_p: 0.05,
-                repetition_penalty: 1.1,
-                seed: Some(42),
-                stop: vec!["\n\n".into(), "User:".into()],
-                ignore_eos: true,
-                logprobs: Some(1),
-                timeout_ms: Some(30_000),
-                return_progress: true,
-                ..Default::default()
-            },
-        ),
+        params("everything", text_id("job/2"), everything()),
         params(
             "token_ids",
             Id::Number(3),
@@ -458,6 +461,48 @@ fn health() -> Vec<Example> {
         result("busy", busy),
         result("starting", starting),
         result("card", card),
+    ]
+}
+
+fn states() -> Vec<Example> {
+    let id = || Id::Number(9);
+    vec![
+        example(
+            "SaveStateParams",
+            "request",
+            Kind::Params(Method::SaveState, Some(id())),
+            SaveStateParams {
+                path: "/var/tmp/chat-7.kv".into(),
+                request_id: Some(text_id("chat-7")),
+                token_ids: None,
+            },
+        ),
+        example(
+            "LoadStateParams",
+            "path",
+            Kind::Params(Method::LoadState, Some(id())),
+            LoadStateParams {
+                path: "/var/tmp/chat-7.kv".into(),
+            },
+        ),
+        example(
+            "StateResult",
+            "saved",
+            Kind::Result(Method::SaveState, id()),
+            StateResult {
+                tokens: 612,
+                bytes: 17_697_345,
+            },
+        ),
+        example(
+            "StateResult",
+            "loaded",
+            Kind::Result(Method::LoadState, id()),
+            StateResult {
+                tokens: 612,
+                bytes: 17_697_345,
+            },
+        ),
     ]
 }
 
