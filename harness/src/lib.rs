@@ -8,6 +8,7 @@ pub mod ask;
 pub mod bench;
 pub mod chat;
 pub mod client;
+pub mod conformance;
 pub mod fetch;
 pub mod golden;
 pub mod lines;

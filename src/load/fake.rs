@@ -147,6 +147,8 @@ pub struct FakeLoad {
     model: FakeModel,
     options: FakeLoadOptions,
     begun: Option<Instant>,
+    /// Whether the end of the load was told, as that of a file is.
+    complete: bool,
 }
 
 impl FakeLoad {
@@ -156,6 +158,7 @@ impl FakeLoad {
             model,
             options,
             begun: None,
+            complete: false,
         }
     }
 
@@ -217,6 +220,13 @@ impl Load for FakeLoad {
             }));
         }
         match self.model.load_exit {
+            None if !self.complete => {
+                self.complete = true;
+                Ok(LoadStep::Progress(LoadProgress {
+                    processed: PRETENDED_BYTES,
+                    total: PRETENDED_BYTES,
+                }))
+            }
             None => self
                 .loaded()
                 .map(|loaded| LoadStep::Ready(Box::new(loaded))),
@@ -293,6 +303,10 @@ mod tests {
             ..FakeLoadOptions::default()
         };
         let mut load = FakeLoad::new(FakeModel::default(), options(600));
+        let LoadStep::Progress(told) = load.step(now, now).unwrap() else {
+            panic!("a client waits for processed to reach total");
+        };
+        assert_eq!((told.processed, told.total > 0), (told.total, true));
         let LoadStep::Ready(loaded) = load.step(now, now).unwrap() else {
             panic!("it takes no time");
         };
@@ -300,6 +314,6 @@ mod tests {
         assert_eq!(loaded.tokenizer.eos(), Some(END));
         assert_eq!(loaded.device.capacity().pages, 3);
         let mut late = FakeLoad::new(FakeModel::default(), options(CONTEXT_TRAINED + 1));
-        assert!(late.step(now, now).is_err());
+        assert!((0..2).any(|_| late.step(now, now).is_err()));
     }
 }

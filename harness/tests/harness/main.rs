@@ -6,6 +6,7 @@ use std::process::{Command, Output, Stdio};
 mod bench;
 mod client;
 mod clients;
+mod conformance;
 mod fetch;
 mod golden;
 mod orcd;
