@@ -65,6 +65,7 @@ transcripts![
     "tokenize",
     "tokenize_params",
     "apply_template",
+    "tools",
     "template_error",
     "cache_prompt",
     "state",
