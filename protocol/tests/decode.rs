@@ -185,7 +185,11 @@ fn every_field_of_generate_arrives() {
         ],
         "add_generation_prompt": false, "chat_template_kwargs": {"deep": {"er": [1, 2.5, null, {"x": -1}]}},
         "stream": false, "max_tokens": 7, "temperature": 0.5, "top_k": 40, "top_p": 0.9, "min_p": 0.05,
-        "repetition_penalty": 1.1, "seed": u64::MAX, "stop": ["\n", "é"], "ignore_eos": true, "logprobs": 20,
+        "min_tokens": 3, "top_n_sigma": 1.5, "typical_p": 0.75, "xtc": {"probability": 0.5, "threshold": 0.25},
+        "repetition_penalty": 1.1, "presence_penalty": -2.0, "frequency_penalty": 2.0, "penalty_last_n": 64,
+        "dry": {"multiplier": 0.5, "base": 2.0, "allowed_length": 3, "last_n": 0, "sequence_breakers": ["x"]},
+        "logit_bias": {"17": -100.0, " a": false}, "stop_token_ids": [0, 5], "prompt_logprobs": 0, "return_token_ids": true,
+        "seed": u64::MAX, "stop": ["\n", "é"], "ignore_eos": true, "logprobs": 20,
         "timeout_ms": 1000, "return_progress": true,
     });
     let Request::Generate(params) = accepted(&generate(all.clone())).request else {
@@ -366,10 +370,8 @@ fn fields_that_belong_to_another_input_are_refused_and_not_ignored() {
 #[test]
 fn fields_that_come_later_are_unknown() {
     for field in [
-        "min_tokens",
         "grammar",
         "response_format",
-        "logit_bias",
         "cache_prompt",
         "tools",
         "speculation",

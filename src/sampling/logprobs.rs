@@ -1,6 +1,24 @@
 //! Log-probabilities of the unmodified distribution: what the model said, whatever the sampling does with it.
 
-use super::{TOP_LOGPROBS_MAX, TopLogprobs};
+use super::{SampleError, Scored, TOP_LOGPROBS_MAX, TopLogprobs, check_row};
+
+/// What a row of logits says of `token`, and the `n` likeliest tokens, `n` ≤ [`TOP_LOGPROBS_MAX`] (more are not given).
+///
+/// # Errors
+///
+/// A logit that is NaN or positive infinity, a row of nothing but negative infinity, a token that the row does not have.
+pub fn score(logits: &[f32], token: u32, n: usize) -> Result<Scored, SampleError> {
+    let vocab = logits.len();
+    if token as usize >= vocab {
+        return Err(SampleError::UnknownToken { token, vocab });
+    }
+    check_row(logits)?;
+    if logits.iter().all(|logit| *logit == f32::NEG_INFINITY) {
+        return Err(SampleError::NothingLeft);
+    }
+    let (logprob, top) = of(logits, token, n);
+    Ok(Scored { logprob, top })
+}
 
 /// The log-probability of `token` and the `n` likeliest tokens with theirs, `n` ≤ [`TOP_LOGPROBS_MAX`] (more are not given).
 ///

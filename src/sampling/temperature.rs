@@ -15,13 +15,11 @@ pub(super) fn apply(candidates: &mut [Candidate], largest: f64, temperature: f32
 
 #[cfg(test)]
 mod tests {
+    use super::super::candidates;
     use super::*;
 
     fn weights(logits: &[f64], temperature: f32) -> Vec<f64> {
-        let mut all: Vec<Candidate> = (0u32..)
-            .zip(logits)
-            .map(|(token, &score)| Candidate { token, score })
-            .collect();
+        let mut all = candidates(logits);
         let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         apply(&mut all, largest, temperature);
         all.iter().map(|c| c.score).collect()

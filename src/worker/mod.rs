@@ -5,12 +5,14 @@
 //! requests run one at a time, first in, first out; everything else is answered between the pieces of their work.
 
 mod config;
+mod controls;
 mod counters;
 mod generate;
 mod lifecycle;
 mod loading;
 mod outcome;
 mod prompt;
+mod prompt_scores;
 mod queue;
 mod report;
 mod requests;
