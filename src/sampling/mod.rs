@@ -9,6 +9,7 @@
 mod chain;
 mod draw;
 mod dry;
+mod exp;
 mod logit_bias;
 mod logprobs;
 mod mask;
