@@ -38,6 +38,10 @@ pub struct Flags {
     #[arg(long, value_enum, default_value_t = KvType::F16)]
     pub kv_type: KvType,
 
+    /// Bytes of the KV pool, in which the prefixes of earlier requests are kept too [default: what one context takes]
+    #[arg(long, value_name = "BYTES")]
+    pub kv_bytes: Option<u64>,
+
     /// A tokenizer.json to be used instead of the model file's vocabulary
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
@@ -68,7 +72,8 @@ pub struct Flags {
         value_parser = clap::value_parser!(u64).range(0..=limits::DRAIN_MS_MAX))]
     pub drain_ms: u64,
 
-    /// The process whose end ends this one (exit code 74); 0 for none
+    /// The process whose end ends this one (exit code 74); 0 for none. A parent that names itself is noticed even when it dies before
+    /// this process has looked who its parent is
     /// [default: the parent process where stdin is a pipe or a socket, else none]
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(0..))]
     pub parent_pid: Option<i32>,
@@ -199,6 +204,7 @@ impl Flags {
                 KvType::F16 => load::KvType::F16,
                 KvType::F32 => load::KvType::F32,
             },
+            kv_bytes: self.kv_bytes,
             tokenizer: self.tokenizer.clone(),
             chat_template: self.chat_template.clone(),
         }

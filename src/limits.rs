@@ -47,6 +47,15 @@ pub const PROMPT_LOGPROBS_FRAME_BYTES: usize = 2048;
 /// Bytes of a prompt that are hashed for the log in one piece of work.
 pub const HASH_PIECE_BYTES: usize = 1024 * 1024;
 
+/// Sequences that the prefix cache keeps, whatever their length.
+pub const PREFIXES_MAX: usize = 256;
+
+/// Bytes of a saved state that are read or written in one piece of work.
+pub const STATE_PIECE_BYTES: usize = 1024 * 1024;
+
+/// Longest header of a saved state, in bytes.
+pub const STATE_HEADER_BYTES_MAX: usize = 64 * 1024;
+
 /// Longest context unless `--ctx` says otherwise, in tokens.
 pub const CONTEXT_DEFAULT: usize = 8192;
 
@@ -62,7 +71,7 @@ pub const DRAIN_MS_DEFAULT: u64 = 30_000;
 /// Largest `--drain-ms`: a day.
 pub const DRAIN_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 
-/// How long an exit that does not wait for its reader tries to write what is left.
+/// How long an exit that does not wait for its reader tries to write what is left; and any exit, what is left of the log.
 pub const EXIT_FLUSH: Duration = Duration::from_secs(1);
 
 /// How long a second SIGTERM tries to write what is left.

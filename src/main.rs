@@ -13,7 +13,7 @@ use clap::Parser;
 use flags::{DeviceChoice, Flags, ModelChoice};
 use process::Process;
 use worker_orcd::io::{Io, ParentWatch, StrayOutput, TakeError, WatchError};
-use worker_orcd::load::fake::FakeLoad;
+use worker_orcd::load::fake::{FakeLoad, FakeLoadOptions};
 use worker_orcd::load::{FileLoad, Load, LoadError, LoadStep};
 use worker_orcd::log::Level;
 use worker_orcd::worker::{Clock, ClockMode, Config, Connection, Worker};
@@ -68,11 +68,14 @@ fn run(flags: &Flags, model: &ModelChoice) -> ExitCode {
 /// The one place where flags become a load.
 fn load(flags: &Flags, model: &ModelChoice) -> Box<dyn Load> {
     match (model, flags.device) {
-        (ModelChoice::Fake(model), _) => Box::new(FakeLoad::new(
-            model.clone(),
-            flags.ctx,
-            flags.chat_template.clone(),
-        )),
+        (ModelChoice::Fake(model), _) => {
+            let options = FakeLoadOptions {
+                context: flags.ctx,
+                kv_bytes: flags.kv_bytes,
+                chat_template: flags.chat_template.clone(),
+            };
+            Box::new(FakeLoad::new(model.clone(), options))
+        }
         (ModelChoice::File(file), Some(DeviceChoice::Cpu)) => {
             Box::new(FileLoad::new(flags.load_options(file)))
         }

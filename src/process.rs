@@ -57,6 +57,7 @@ impl Process {
             if let Some(ending) = self.worker.ending()
                 && self.is_flushed(ending)
             {
+                self.flush_log(ending);
                 return ending.exit;
             }
             let found = match self.io.poll(self.want(), self.timeout()) {
@@ -221,6 +222,15 @@ impl Process {
         while let Some(event) = self.worker.poll_event() {
             encode_line(&event, self.io.stdout.buffer());
         }
+    }
+
+    /// Gives a slow reader of the log a last chance, within the time that there is for the reader of stdout.
+    fn flush_log(&mut self, ending: Ending) {
+        let patience = Instant::now() + limits::EXIT_FLUSH;
+        self.io.stderr.write_until(match ending.flush {
+            Flush::Complete => patience,
+            Flush::Until(until) => until.min(patience),
+        });
     }
 
     /// Whether there is nothing left to wait for.

@@ -223,6 +223,16 @@ impl Session {
         })
     }
 
+    /// Notes that the device has seen the first `tokens` tokens of the prompt before; the last one is always to be seen.
+    pub fn reuse(&mut self, tokens: usize) {
+        self.position = tokens.min(self.prompt_tokens - 1);
+    }
+
+    /// Prompt and output as far as the device has seen them.
+    pub fn seen(&self) -> &[u32] {
+        self.tokens.get(..self.position).unwrap_or_default()
+    }
+
     /// Notes that the device has seen `tokens` more.
     pub fn advance(&mut self, tokens: usize) {
         self.position = (self.position + tokens).min(self.tokens.len());

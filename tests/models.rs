@@ -246,8 +246,21 @@ fn shapes() -> Vec<TinyLlama> {
             ..of(TensorType::F32)
         },
         wide(),
+        mixed(),
     ]
 }
+
+/// Every tensor type in one file, in the rows of every width but attention's output.
+fn mixed() -> TinyLlama {
+    TinyLlama {
+        matrices: &MIXED,
+        n_layers: 4,
+        ..TinyLlama::new(TensorType::Q4_K)
+    }
+}
+
+/// In the order of [`TensorType::ALL`].
+static MIXED: [TensorType; TensorType::ALL.len()] = TensorType::ALL;
 
 /// Seven wide heads over one: so much attention at 300 positions that a tile of plain Rust takes one head at a time.
 fn wide() -> TinyLlama {
@@ -317,6 +330,21 @@ fn every_tensor_type_says_what_the_reference_says() {
             );
         }
     }
+}
+
+#[test]
+fn every_tensor_type_in_one_file_says_what_the_reference_says() {
+    let tokens = tokens(70, mixed().n_vocab);
+    let file = mixed().file();
+    let gguf = gguf::parse(&file).expect("a GGUF file");
+    for kind in TensorType::ALL {
+        let of_kind = |t: &gguf::TensorInfo| t.ggml_type.name() == kind.name() && t.dims.len() == 2;
+        assert!(gguf.tensors.iter().any(of_kind), "no {}", kind.name());
+    }
+    let reference = Reference::new(mixed()).forward(&tokens);
+    let mut device = device_of(&mixed(), 256, KvType::F32, Isa::best());
+    let ours = common::forward(&mut device, &tokens, 0, 64, Rows::All);
+    assert_close("all types", &ours, &reference, 1e-5);
 }
 
 #[test]

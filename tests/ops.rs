@@ -20,33 +20,38 @@ fn numbers(seed: u64, n: usize) -> Vec<f32> {
     (0..n).map(|_| next()).collect()
 }
 
+/// Where a format's block has halves: scales, and minima.
+fn halves(kind: TensorType) -> &'static [usize] {
+    match kind {
+        TensorType::F32 | TensorType::BF16 | TensorType::Q8_K | TensorType::MXFP4 => &[],
+        TensorType::F16 | TensorType::Q4_0 | TensorType::Q5_0 | TensorType::Q8_0 => &[0],
+        TensorType::IQ4_NL | TensorType::IQ4_XS => &[0],
+        TensorType::Q4_1 | TensorType::Q5_1 | TensorType::Q4_K | TensorType::Q5_K => &[0, 2],
+        TensorType::Q2_K => &[80, 82],
+        TensorType::Q3_K => &[108],
+        TensorType::Q6_K => &[208],
+    }
+}
+
 /// Bytes of `rows` rows of a format: every quant and scale possible, no infinite scales.
 fn weights(kind: TensorType, rows: usize, cols: usize, seed: u64) -> Vec<u8> {
-    match kind {
-        TensorType::F32 => numbers(seed, rows * cols)
-            .iter()
-            .flat_map(|v| v.to_le_bytes())
-            .collect(),
-        TensorType::F16 => numbers(seed, rows * cols)
-            .iter()
-            .flat_map(|v| f16::from_f32(*v).to_le_bytes())
-            .collect(),
-        TensorType::Q4_0 | TensorType::Q4_1 | TensorType::Q8_0 => {
-            let blocks = rows * cols / kind.block_len();
-            let quants = numbers(seed, blocks * kind.block_bytes());
-            let mut bytes: Vec<u8> = quants.iter().map(|v| (v * 128.0) as i32 as u8).collect();
-            for (block, scale) in bytes
-                .chunks_exact_mut(kind.block_bytes())
-                .zip(numbers(seed + 1, blocks))
-            {
-                block[..2].copy_from_slice(&f16::from_f32(scale).to_le_bytes());
-                if kind == TensorType::Q4_1 {
-                    block[2..4].copy_from_slice(&f16::from_f32(-scale * 3.0).to_le_bytes());
-                }
-            }
-            bytes
+    let size = kind.block_bytes();
+    let blocks = rows * cols / kind.block_len();
+    let quants = numbers(seed, blocks * size);
+    let mut bytes: Vec<u8> = quants.iter().map(|v| (v * 128.0) as i32 as u8).collect();
+    for (block, scale) in bytes.chunks_exact_mut(size).zip(numbers(seed + 1, blocks)) {
+        for (at, factor) in halves(kind).iter().zip([1.0, -3.0]) {
+            block[*at..at + 2].copy_from_slice(&f16::from_f32(scale * factor).to_le_bytes());
+        }
+        if kind == TensorType::F32 || kind == TensorType::Q8_K {
+            block[..4].copy_from_slice(&scale.to_le_bytes());
+        } else if kind == TensorType::BF16 {
+            block.copy_from_slice(&scale.to_le_bytes()[2..]);
+        } else if kind == TensorType::MXFP4 {
+            block[0] &= 0x7f; // at most 1/2
         }
     }
+    bytes
 }
 
 /// (padded(cols), tokens): zero where padded.
@@ -77,29 +82,61 @@ fn columns(kind: TensorType, n: usize) -> usize {
     n.next_multiple_of(kind.block_len())
 }
 
+/// The twin's products of all tokens.
+fn of_twins(kind: TensorType, weights: &[u8], cols: usize, x: &[f32]) -> Vec<f32> {
+    x.chunks_exact(padded(cols))
+        .flat_map(|x| naive::matvec(kind, weights, cols, &x[..cols]).expect("whole rows"))
+        .collect()
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(16))]
 
     #[test]
-    fn products_are_the_twins_bits(kind in 0..TensorType::ALL.len(), rows in 1..40usize, cols in 1..300usize, tokens in 1..17usize, seed in 0..1000u64) {
-        let kind = TensorType::ALL[kind];
-        let cols = columns(kind, cols);
-        let (w, x) = (weights(kind, rows, cols, seed), activations(cols, tokens, seed + 7));
-        let expected: Vec<f32> = x.chunks_exact(padded(cols)).flat_map(|x| naive::matvec(kind, &w, cols, &x[..cols]).expect("whole rows")).collect();
-        for (isa, kernels) in kernel_sets() {
-            let mut out = vec![0.5; rows * tokens];
-            let mut scratch = vec![f32::NAN; rows * padded(cols)];
-            let job = MatMul { kind, weights: &w, cols, x: &x, tokens, store: Store::Set, first_row: 0, dst_stride: rows };
-            // SAFETY: `kernel_sets` holds only what this machine has.
-            unsafe { (kernels.matmul)(&job, &mut out, &mut scratch) };
-            prop_assert_eq!(bits(&out), bits(&expected), "{} {}", isa.name(), kind.name());
-            let job = MatMul { store: Store::Add, ..job };
-            // SAFETY: as above.
-            unsafe { (kernels.matmul)(&job, &mut out, &mut scratch) };
-            let doubled: Vec<f32> = expected.iter().map(|v| v + v).collect();
-            prop_assert_eq!(bits(&out), bits(&doubled), "{} {} added", isa.name(), kind.name());
+    fn products_are_the_twins_bits(rows in 1..40usize, cols in 1..300usize, tokens in 1..17usize, seed in 0..1000u64) {
+        for kind in TensorType::ALL {
+            let cols = columns(kind, cols);
+            let (w, x) = (weights(kind, rows, cols, seed), activations(cols, tokens, seed + 7));
+            let expected = of_twins(kind, &w, cols, &x);
+            for (isa, kernels) in kernel_sets() {
+                let mut out = vec![0.5; rows * tokens];
+                let mut scratch = vec![f32::NAN; rows * padded(cols)];
+                let job = MatMul { kind, weights: &w, cols, x: &x, tokens, store: Store::Set, first_row: 0, dst_stride: rows };
+                // SAFETY: `kernel_sets` holds only what this machine has.
+                unsafe { (kernels.matmul)(&job, &mut out, &mut scratch) };
+                prop_assert_eq!(bits(&out), bits(&expected), "{} {}", isa.name(), kind.name());
+                let job = MatMul { store: Store::Add, ..job };
+                // SAFETY: as above.
+                unsafe { (kernels.matmul)(&job, &mut out, &mut scratch) };
+                let doubled: Vec<f32> = expected.iter().map(|v| v + v).collect();
+                prop_assert_eq!(bits(&out), bits(&doubled), "{} {} added", isa.name(), kind.name());
+            }
         }
     }
+
+    /// Any bytes at all, infinite scales and those that are no numbers included; zeros have their signs.
+    #[test]
+    fn rows_expand_to_the_twins_bits(cols in 1..600usize, seed in 0..1000u64) {
+        for kind in TensorType::ALL {
+            let cols = columns(kind, cols);
+            let row: Vec<u8> = numbers(seed, kind.row_bytes(cols)).iter().map(|v| (v * 128.0) as i32 as u8).collect();
+            let mut expected = vec![0.0; padded(cols)];
+            kind.dequantize(&row, &mut expected[..cols]).expect("whole blocks");
+            for (isa, kernels) in kernel_sets() {
+                let mut out = vec![f32::NAN; padded(cols)];
+                // SAFETY: `kernel_sets` holds only what this machine has.
+                unsafe { (kernels.expand_row)(kind, &row, &mut out) };
+                for (k, (ours, twin)) in out.iter().zip(&expected).enumerate() {
+                    let same = ours.to_bits() == twin.to_bits() || ours.is_nan() && twin.is_nan();
+                    prop_assert!(same, "{} {}: weight {} is {:?}, not {:?}", isa.name(), kind.name(), k, ours, twin);
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
     fn norms_and_activations_follow_their_twins(len in 1..700usize, seed in 0..1000u64) {
@@ -163,25 +200,31 @@ proptest! {
 /// Extreme scales: subnormal, zero, largest, negative zero; the product must still be the twin's.
 #[test]
 fn extreme_scales_are_the_twins_bits() {
-    for kind in [TensorType::Q4_0, TensorType::Q4_1, TensorType::Q8_0] {
-        let mut w = weights(kind, 8, 32, 3);
-        let scales = [
-            0x0001u16, 0x8000, 0x0000, 0x7bff, 0xfbff, 0x03ff, 0x8001, 0x3c00,
-        ];
-        for (block, scale) in w.chunks_exact_mut(kind.block_bytes()).zip(scales) {
-            block[..2].copy_from_slice(&scale.to_le_bytes());
+    let scales = [
+        0x0001u16, 0x8000, 0x0000, 0x7bff, 0xfbff, 0x03ff, 0x8001, 0x3c00,
+    ];
+    for kind in TensorType::ALL {
+        let cols = columns(kind, 32);
+        let mut w = weights(kind, 8, cols, 3);
+        for (row, block) in w.chunks_exact_mut(kind.row_bytes(cols)).enumerate() {
+            for (i, at) in halves(kind).iter().enumerate() {
+                let scale = scales[(row + 3 * i) % 8];
+                block[*at..at + 2].copy_from_slice(&scale.to_le_bytes());
+            }
+            if kind == TensorType::MXFP4 {
+                block[0] = [0, 1, 2, 100, 127, 128, 200, 240][row];
+            } else if kind == TensorType::Q8_K {
+                block[..4].copy_from_slice(&(1u32 << (row * 4)).to_le_bytes());
+            }
         }
-        let x = activations(32, 5, 11);
-        let expected: Vec<f32> = x
-            .chunks_exact(32)
-            .flat_map(|x| naive::matvec(kind, &w, 32, x).expect("whole rows"))
-            .collect();
+        let x = activations(cols, 5, 11);
+        let expected = of_twins(kind, &w, cols, &x);
         for (isa, kernels) in kernel_sets() {
-            let (mut out, mut scratch) = (vec![0.0; 40], vec![0.0; 256]);
+            let (mut out, mut scratch) = (vec![0.0; 40], vec![0.0; 8 * cols]);
             let job = MatMul {
                 kind,
                 weights: &w,
-                cols: 32,
+                cols,
                 x: &x,
                 tokens: 5,
                 store: Store::Set,
@@ -190,13 +233,8 @@ fn extreme_scales_are_the_twins_bits() {
             };
             // SAFETY: `kernel_sets` holds only what this machine has.
             unsafe { (kernels.matmul)(&job, &mut out, &mut scratch) };
-            assert_eq!(
-                bits(&out),
-                bits(&expected),
-                "{} {}",
-                isa.name(),
-                kind.name()
-            );
+            let (ours, twins) = (bits(&out), bits(&expected));
+            assert_eq!(ours, twins, "{} {}", isa.name(), kind.name());
         }
     }
 }

@@ -6,9 +6,10 @@
 mod gguf_writer;
 
 use gguf_writer::{GgufWriter, Raw, tensor_type};
-use worker_orcd::gguf;
+use worker_orcd::gguf::{self, GgmlType};
 use worker_orcd::model::plan::Plan;
 use worker_orcd::model::{ModelError, arch, lower, weights::Weights};
+use worker_orcd::quant::TensorType;
 
 /// A matrix or vector of F32 zeros.
 trait Zeros {
@@ -234,14 +235,40 @@ fn every_tensor_must_have_its_shape() {
 fn a_tensor_type_that_is_not_computed_with_is_refused_by_name() {
     let wide = with(llama(), "llama.feed_forward_length", 256u32);
     let name = "blk.0.ffn_down.weight";
-    let q4_k =
-        without_tensor(wide, name).tensor(name, &[256, 32], tensor_type::Q4_K, vec![0; 32 * 144]);
     let gates = ["ffn_gate", "ffn_up"]
         .into_iter()
         .flat_map(|part| [0, 1].map(|layer| format!("blk.{layer}.{part}.weight")));
-    let q4_k = gates.fold(q4_k, |writer, name| reshaped(writer, &name, &[32, 256]));
-    let q4_k = reshaped(q4_k, "blk.1.ffn_down.weight", &[256, 32]);
-    assert_refused(&q4_k, &[name, "Q4_K", "F32, F16, Q4_0, Q4_1, Q8_0"]);
+    let wide = gates.fold(without_tensor(wide, name), |writer, name| {
+        reshaped(writer, &name, &[32, 256])
+    });
+    let wide = reshaped(wide, "blk.1.ffn_down.weight", &[256, 32]);
+    let supported = TensorType::ALL.map(TensorType::name);
+    let others = GgmlType::all()
+        .iter()
+        .filter(|t| !supported.contains(&t.name()));
+    let mut refused = Vec::new();
+    for other in others {
+        let bytes = 32 * 256 / other.block_len() * other.block_bytes();
+        let writer = wide.clone();
+        let writer = writer.tensor(name, &[256, 32], other.id(), vec![0; bytes as usize]);
+        assert_refused(&writer, &[name, other.name(), &supported.join(", ")]);
+        refused.push(other.name());
+    }
+    for known in ["IQ1_S", "IQ2_XXS", "IQ3_S", "TQ1_0", "NVFP4", "I8", "F64"] {
+        assert!(refused.contains(&known), "{known} was not tried");
+    }
+}
+
+#[test]
+fn a_superblock_in_a_row_that_is_too_short_for_it_is_refused_by_name() {
+    let name = "blk.0.ffn_down.weight";
+    let writer = without_tensor(llama(), name);
+    let q4_k = GgmlType::from_name("Q4_K").expect("a type").id();
+    let dims = [48, 32];
+    assert_refused(
+        &writer.tensor(name, &dims, q4_k, vec![0; 6 * 144]),
+        &[name, "Q4_K", "256"],
+    );
 }
 
 #[test]

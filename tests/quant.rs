@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use worker_orcd::gguf::GgmlType;
-use worker_orcd::quant::{BlockQ4_0, BlockQ4_1, BlockQ8_0, TensorType};
+use worker_orcd::quant::*;
 
 /// Types and their sizes, then lines of type, stored bytes and weights; `harness/reference/quant_vectors.py` says how they are made.
 const VECTORS: &str = include_str!("data/quant_vectors.txt");
@@ -114,73 +114,110 @@ fn a_row_of_many_blocks_at_any_address_decodes_as_its_blocks_do() {
     }
 }
 
+/// The weights of blocks that are looked at where they lie.
+fn in_place<B: Block>(stored: &[u8]) -> Vec<f32> {
+    // no block is aligned to more than four bytes
+    let mut room = vec![0u32; stored.len().div_ceil(4)];
+    let bytes = &mut bytemuck::cast_slice_mut(&mut room)[..stored.len()];
+    bytes.copy_from_slice(stored);
+    let blocks: &[B] = bytemuck::cast_slice(bytes);
+    let weights = blocks.iter().flat_map(|b| b.dequantize().as_ref().to_vec());
+    weights.collect()
+}
+
 #[test]
 fn blocks_can_be_viewed_in_place() {
     for vector in vectors() {
-        // The blocks' alignment is that of a half, which a fresh Vec<u16> has.
-        let halves: Vec<u16> = vector
-            .stored
-            .chunks(2)
-            .map(|b| u16::from_ne_bytes(b.try_into().unwrap()))
-            .collect();
-        let decoded: Vec<f32> = match vector.tensor_type {
-            TensorType::F32 | TensorType::F16 => continue,
-            TensorType::Q4_0 => bytemuck::cast_slice(&halves)
-                .iter()
-                .flat_map(BlockQ4_0::dequantize)
-                .collect(),
-            TensorType::Q4_1 => bytemuck::cast_slice(&halves)
-                .iter()
-                .flat_map(BlockQ4_1::dequantize)
-                .collect(),
-            TensorType::Q8_0 => bytemuck::cast_slice(&halves)
-                .iter()
-                .flat_map(BlockQ8_0::dequantize)
-                .collect(),
+        let of = match vector.tensor_type {
+            TensorType::F32 | TensorType::F16 | TensorType::BF16 => continue,
+            TensorType::Q4_0 => in_place::<BlockQ4_0>,
+            TensorType::Q4_1 => in_place::<BlockQ4_1>,
+            TensorType::Q5_0 => in_place::<BlockQ5_0>,
+            TensorType::Q5_1 => in_place::<BlockQ5_1>,
+            TensorType::Q8_0 => in_place::<BlockQ8_0>,
+            TensorType::Q2_K => in_place::<BlockQ2_K>,
+            TensorType::Q3_K => in_place::<BlockQ3_K>,
+            TensorType::Q4_K => in_place::<BlockQ4_K>,
+            TensorType::Q5_K => in_place::<BlockQ5_K>,
+            TensorType::Q6_K => in_place::<BlockQ6_K>,
+            TensorType::Q8_K => in_place::<BlockQ8_K>,
+            TensorType::IQ4_NL => in_place::<BlockIQ4_NL>,
+            TensorType::IQ4_XS => in_place::<BlockIQ4_XS>,
+            TensorType::MXFP4 => in_place::<BlockMXFP4>,
         };
-        assert_same(&vector, &decoded);
+        assert_same(&vector, &of(&vector.stored));
     }
+}
+
+/// Bytes of a type's blocks, from all its vectors.
+fn bytes_at(tensor_type: TensorType, places: std::ops::Range<usize>) -> Vec<(usize, u8)> {
+    vectors()
+        .iter()
+        .filter(|v| v.tensor_type == tensor_type)
+        .flat_map(|v| places.clone().map(|at| (at, v.stored[at])))
+        .collect()
 }
 
 /// What makes the vectors worth having: a decoder that gets one of these wrong fails.
 #[test]
-fn the_vectors_cover_signs_extremes_and_every_quant() {
-    let of = |t: TensorType| vectors().into_iter().filter(move |v| v.tensor_type == t);
-    let (mut nibbles, mut signed_bytes) = (BTreeSet::new(), BTreeSet::new());
-    for v in of(TensorType::Q4_0).chain(of(TensorType::Q4_1)) {
-        let quants = &v.stored[v.stored.len() - 16..];
-        nibbles.extend(
-            quants
-                .iter()
-                .enumerate()
-                .flat_map(|(i, q)| [(i, q & 15), (i + 16, q >> 4)]),
-        );
+fn the_vectors_cover_every_quant_and_every_scale() {
+    let nibbles = [
+        (TensorType::Q4_0, 2..18),
+        (TensorType::Q4_1, 4..20),
+        (TensorType::Q5_0, 6..22),
+        (TensorType::Q5_1, 8..24),
+        (TensorType::Q4_K, 16..144),
+        (TensorType::Q5_K, 48..176),
+        (TensorType::Q6_K, 0..128),
+        (TensorType::IQ4_NL, 2..18),
+        (TensorType::IQ4_XS, 8..136),
+        (TensorType::MXFP4, 1..17),
+    ];
+    for (tensor_type, places) in nibbles {
+        let bytes = bytes_at(tensor_type, places.clone());
+        let low: BTreeSet<_> = bytes.iter().map(|(at, q)| (at, q & 15)).collect();
+        let high: BTreeSet<_> = bytes.iter().map(|(at, q)| (at, q >> 4)).collect();
+        // what random bytes leave out is little
+        let all = places.len() * 16;
+        let name = tensor_type.name();
+        assert!(low.len() > all * 4 / 5, "{name}: low nibbles at each place");
+        assert!(high.len() > all * 4 / 5, "{name}: high nibbles");
     }
-    for v in of(TensorType::Q8_0) {
-        signed_bytes.extend(v.stored[2..].iter().copied());
+    let scales = [
+        (TensorType::Q8_0, 2..34),
+        (TensorType::Q2_K, 0..16),
+        (TensorType::Q3_K, 96..108),
+        (TensorType::Q4_K, 4..16),
+        (TensorType::Q5_K, 4..16),
+        (TensorType::Q6_K, 192..208),
+        (TensorType::Q8_K, 4..260),
+        (TensorType::IQ4_XS, 2..8),
+        (TensorType::MXFP4, 0..1),
+    ];
+    for (tensor_type, places) in scales {
+        let bytes = bytes_at(tensor_type, places);
+        let values: BTreeSet<u8> = bytes.into_iter().map(|(_, byte)| byte).collect();
+        assert_eq!(values.len(), 256, "{}", tensor_type.name());
     }
-    assert_eq!(nibbles.len(), 32 * 16, "every nibble at every place");
-    assert_eq!(signed_bytes.len(), 256);
+}
+
+#[test]
+fn the_vectors_cover_signs_and_extremes() {
     for tensor_type in TensorType::ALL {
-        let bits: BTreeSet<u32> = of(tensor_type).flat_map(|v| v.weights).flatten().collect();
-        assert!(
+        let name = tensor_type.name();
+        let of = |v: &Vector| v.tensor_type == tensor_type;
+        let weights = vectors().into_iter().filter(of).flat_map(|v| v.weights);
+        let bits: BTreeSet<u32> = weights.flatten().collect();
+        assert_eq!(
             bits.contains(&(-0.0f32).to_bits()),
-            "{}: negative zero",
-            tensor_type.name()
+            tensor_type != TensorType::MXFP4, // whose scales have no sign and whose table has no minus zero
+            "{name}: negative zero"
         );
+        assert!(bits.contains(&f32::INFINITY.to_bits()), "{name}: infinity");
+        let small = |&b: &u32| f32::from_bits(b) != 0.0 && f32::from_bits(b).abs() < 6.2e-5;
         assert!(
-            bits.contains(&f32::INFINITY.to_bits()),
-            "{}: infinity",
-            tensor_type.name()
-        );
-        let has_below = |limit: f32| {
-            bits.iter()
-                .any(|&b| f32::from_bits(b) != 0.0 && f32::from_bits(b).abs() < limit)
-        };
-        assert!(
-            has_below(6.2e-5),
-            "{}: a weight made of a subnormal scale",
-            tensor_type.name()
+            bits.iter().any(small),
+            "{name}: a weight made of a subnormal scale"
         );
     }
 }
@@ -247,7 +284,7 @@ fn sizes_are_those_that_the_file_format_gives() {
         assert_eq!(tensor_type.row_bytes(256) as u64, 256 / wanted.0 * wanted.1);
         assert_eq!(TensorType::from_ggml(tensor_type.name()), Some(tensor_type));
     }
-    for other in ["Q4_K", "q4_0", "BF16", ""] {
+    for other in ["IQ2_XXS", "IQ1_S", "TQ1_0", "Q8_1", "I8", "q4_0", ""] {
         assert_eq!(TensorType::from_ggml(other), None, "{other}");
     }
 }

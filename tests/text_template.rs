@@ -21,6 +21,7 @@ fn options() -> RenderOptions {
     RenderOptions {
         generation_prompt: GenerationPrompt::Add,
         tools: None,
+        tool_choice: None,
         kwargs: Map::new(),
         now: now(),
     }

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::Result;
 use clap::Args;
-use worker_orcd_protocol::{Content, GenerateParams, Message, Role};
+use worker_orcd_protocol::{GenerateParams, Message, Role};
 
 use crate::client;
 use crate::fetch;
@@ -108,7 +108,7 @@ impl AnswerArgs {
     pub fn beginning(&self) -> Vec<Message> {
         self.system
             .iter()
-            .map(|text| message(Role::System, text))
+            .map(|text| Message::new(Role::System, text))
             .collect()
     }
 
@@ -123,13 +123,5 @@ impl AnswerArgs {
             seed: self.seed,
             ..GenerateParams::default()
         }
-    }
-}
-
-/// One turn of a conversation.
-pub fn message(role: Role, text: &str) -> Message {
-    Message {
-        role,
-        content: Content::Text(text.to_owned()),
     }
 }

@@ -4,9 +4,9 @@ use std::io::{IsTerminal, Read};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use worker_orcd_protocol::{ErrorObject, FinishReason, GenerateResult, Role};
+use worker_orcd_protocol::{ErrorObject, FinishReason, GenerateResult, Message, Role};
 
-use crate::args::{AnswerArgs, WorkerArgs, message};
+use crate::args::{AnswerArgs, WorkerArgs};
 use crate::client::Response;
 use crate::out;
 use crate::talk::{Answer, Interrupted, Interrupts, Log, Talk};
@@ -37,7 +37,7 @@ pub struct AskArgs {
 /// When there is no answer.
 pub fn run(args: &AskArgs) -> Result<()> {
     let mut messages = args.answer.beginning();
-    messages.push(message(Role::User, &question(&args.text)?));
+    messages.push(Message::new(Role::User, question(&args.text)?));
     let worker = args.worker.find()?;
     // Until here Ctrl-C ends everything at once, a download too.
     let mut interrupts = Interrupts::catch()?;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use worker_orcd_protocol::{ErrorCode, ErrorObject, FinishReason, Message, Role};
 
-use crate::args::{AnswerArgs, WorkerArgs, WorkerLine, message};
+use crate::args::{AnswerArgs, WorkerArgs, WorkerLine};
 use crate::ask::{Printer, refused, statistics};
 use crate::lines::StdinLines;
 use crate::out;
@@ -170,7 +170,7 @@ impl Chat<'_> {
 
     /// Says something to the model and prints what it answers.
     fn say(&mut self, text: &str) -> Result<()> {
-        self.messages.push(message(Role::User, text));
+        self.messages.push(Message::new(Role::User, text));
         let params = self.args.answer.request(&self.messages);
         let mut answer = String::new();
         let mut printer = Printer::default();
@@ -187,7 +187,7 @@ impl Chat<'_> {
                 self.note_on_terminal(&format!("{}\n", out::dim(&statistics(&result))));
                 if !answer.is_empty() {
                     self.messages.extend(question);
-                    self.messages.push(message(Role::Assistant, &answer));
+                    self.messages.push(Message::new(Role::Assistant, &answer));
                 }
                 // Whoever stops a pipe means all of it.
                 if result.finish_reason == FinishReason::Cancelled && !self.stdin.is_terminal() {

@@ -5,8 +5,10 @@
 
 pub mod args;
 pub mod ask;
+pub mod bench;
 pub mod chat;
 pub mod client;
+pub mod conformance;
 pub mod fetch;
 pub mod golden;
 pub mod lines;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use worker_orcd_harness::talk::{Interrupted, WorkerEnded};
-use worker_orcd_harness::{ask, chat, fetch, golden, out};
+use worker_orcd_harness::{ask, bench, chat, conformance, fetch, golden, out};
 
 /// Spawns worker-orcd the way an orchestrator does: one process, one model, a pipe on each side.
 #[derive(Debug, Parser)]
@@ -30,6 +30,11 @@ enum Command {
     /// Hold the worker against recorded transcripts (tests/goldens)
     #[command(subcommand)]
     Golden(golden::GoldenCommand),
+    /// Hold any worker of this protocol against its promises (protocol/conformance)
+    Conformance(conformance::ConformanceArgs),
+    /// Measure the worker through its pipe
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +50,8 @@ fn run(command: &Command) -> Result<()> {
         Command::Chat(args) => chat::run(args),
         Command::Ask(args) => ask::run(args),
         Command::Golden(command) => golden::run(command),
+        Command::Conformance(args) => conformance::run(args),
+        Command::Bench(command) => bench::run(command),
         Command::Fetch => out::print_line(&fetch::default_model()?.display().to_string()),
     }
 }

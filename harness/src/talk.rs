@@ -314,7 +314,7 @@ impl Talk {
             Some(status) => format!("the worker ended ({status})"),
             None => "the worker closed its stdout and hung; it was killed".to_owned(),
         };
-        let words = self.last_words();
+        let words = self.log.as_mut().and_then(log_end);
         let why = match (&self.fatal, words) {
             (Some(error), _) => format!("{how}: {}", error.message),
             (None, Some(words)) => format!("{how}; the end of its log:\n{words}"),
@@ -326,18 +326,17 @@ impl Talk {
         }
         .into()
     }
+}
 
-    /// The end of the worker's log, where it was kept.
-    fn last_words(&mut self) -> Option<String> {
-        let log = self.log.as_mut()?;
-        let length = log.seek(SeekFrom::End(0)).ok()?;
-        log.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES)))
-            .ok()?;
-        let mut bytes = Vec::new();
-        log.read_to_end(&mut bytes).ok()?;
-        let text = String::from_utf8_lossy(&bytes);
-        let lines: Vec<_> = text.lines().map(|line| format!("  {line}")).collect();
-        let last = lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n");
-        (!last.is_empty()).then_some(last)
-    }
+/// The last lines of a log that was written to a file; `None` where there are none.
+pub fn log_end(log: &mut File) -> Option<String> {
+    let length = log.seek(SeekFrom::End(0)).ok()?;
+    log.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES)))
+        .ok()?;
+    let mut bytes = Vec::new();
+    log.read_to_end(&mut bytes).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<_> = text.lines().map(|line| format!("  {line}")).collect();
+    let last = lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n");
+    (!last.is_empty()).then_some(last)
 }

@@ -48,6 +48,10 @@ pub enum MethodResult {
     Detokenize(DetokenizeResult),
     /// Of `apply_template`.
     ApplyTemplate(ApplyTemplateResult),
+    /// Of `save_state`.
+    SaveState(StateResult),
+    /// Of `load_state`.
+    LoadState(StateResult),
     /// Of `metrics`.
     Metrics(Box<MetricsResult>),
     /// Of `shutdown`.
@@ -673,6 +677,15 @@ pub struct TokenizeResult {
 pub struct DetokenizeResult {
     /// The text; bytes that are no whole character as U+FFFD.
     pub content: String,
+}
+
+/// The result of `save_state` and `load_state`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StateResult {
+    /// Tokens whose keys and values the file holds.
+    pub tokens: u64,
+    /// Size of the file in bytes.
+    pub bytes: u64,
 }
 
 /// The result of `apply_template`.

@@ -92,6 +92,18 @@ limits! {
     /// Parts of a message's content.
     CONTENT_PARTS_MAX: usize = 256;
 
+    /// Tools of a chat.
+    TOOLS_MAX: usize = 1024;
+
+    /// Calls that one message makes.
+    TOOL_CALLS_MAX: usize = 256;
+
+    /// Longest `name` of a message or of a function that it calls, and longest id of a call, in bytes.
+    TOOL_NAME_BYTES_MAX: usize = 256;
+
+    /// Longest `chat_template` in bytes.
+    CHAT_TEMPLATE_BYTES_MAX: usize = 64 * 1024;
+
     /// Largest `max_tokens`.
     MAX_TOKENS_MAX: u32 = 1024 * 1024;
 
@@ -154,6 +166,9 @@ limits! {
 
     /// Longest `content` of `tokenize` in bytes.
     TOKENIZE_BYTES_MAX: usize = 1024 * 1024;
+
+    /// Longest `path` of `save_state` and `load_state` in bytes.
+    PATH_BYTES_MAX: usize = 4096;
 
     /// Longest name or version in `client_info`, in bytes.
     CLIENT_INFO_BYTES_MAX: usize = 256;

@@ -7,11 +7,13 @@ use schemars::JsonSchema;
 use crate::codec::check::Check;
 use crate::event::{
     ApplyTemplateResult, CancelResult, DetokenizeResult, Fatal, GenerateResult, HealthResult,
-    MetricsResult, Progress, PromptLogprobs, Ready, ShutdownResult, Started, Token, TokenizeResult,
+    MetricsResult, Progress, PromptLogprobs, Ready, ShutdownResult, Started, StateResult, Token,
+    TokenizeResult,
 };
 use crate::request::{
     ApplyTemplateParams, CancelParams, CancelRequestParams, CancelledParams, DetokenizeParams,
-    GenerateParams, InitializeParams, MetricsParams, NoParams, ShutdownParams, TokenizeParams,
+    GenerateParams, InitializeParams, LoadStateParams, MetricsParams, NoParams, SaveStateParams,
+    ShutdownParams, TokenizeParams,
 };
 use crate::schema;
 
@@ -36,6 +38,10 @@ pub enum Method {
     Detokenize,
     /// `apply_template`
     ApplyTemplate,
+    /// `save_state`
+    SaveState,
+    /// `load_state`
+    LoadState,
     /// `metrics`
     Metrics,
     /// `shutdown`
@@ -60,7 +66,7 @@ fn schema_of<T: JsonSchema>(generator: &mut schemars::SchemaGenerator) -> schema
 
 impl Method {
     /// Every method, in the order of the documentation.
-    pub const ALL: [Method; 11] = [
+    pub const ALL: [Method; 13] = [
         Method::Initialize,
         Method::Generate,
         Method::Cancel,
@@ -70,6 +76,8 @@ impl Method {
         Method::Tokenize,
         Method::Detokenize,
         Method::ApplyTemplate,
+        Method::SaveState,
+        Method::LoadState,
         Method::Metrics,
         Method::Shutdown,
     ];
@@ -86,6 +94,8 @@ impl Method {
             Method::Tokenize => "tokenize",
             Method::Detokenize => "detokenize",
             Method::ApplyTemplate => "apply_template",
+            Method::SaveState => "save_state",
+            Method::LoadState => "load_state",
             Method::Metrics => "metrics",
             Method::Shutdown => "shutdown",
         }
@@ -106,6 +116,8 @@ impl Method {
             | Method::Tokenize
             | Method::Detokenize
             | Method::ApplyTemplate
+            | Method::SaveState
+            | Method::LoadState
             | Method::Metrics
             | Method::Shutdown => IdRule::Needed,
         }
@@ -122,6 +134,8 @@ impl Method {
             Method::Tokenize => schema_of::<TokenizeParams>,
             Method::Detokenize => schema_of::<DetokenizeParams>,
             Method::ApplyTemplate => schema_of::<ApplyTemplateParams>,
+            Method::SaveState => schema_of::<SaveStateParams>,
+            Method::LoadState => schema_of::<LoadStateParams>,
             Method::Metrics => schema_of::<MetricsParams>,
             Method::Shutdown => schema_of::<ShutdownParams>,
         }
@@ -136,6 +150,7 @@ impl Method {
             Method::Tokenize => schema_of::<TokenizeResult>,
             Method::Detokenize => schema_of::<DetokenizeResult>,
             Method::ApplyTemplate => schema_of::<ApplyTemplateResult>,
+            Method::SaveState | Method::LoadState => schema_of::<StateResult>,
             Method::Metrics => schema_of::<MetricsResult>,
             Method::Shutdown => schema_of::<ShutdownResult>,
         }

@@ -59,6 +59,10 @@ pub enum Request {
     ApplyTemplate(ApplyTemplateParams),
     /// `metrics`
     Metrics(MetricsParams),
+    /// `save_state`
+    SaveState(SaveStateParams),
+    /// `load_state`
+    LoadState(LoadStateParams),
     /// `shutdown`
     Shutdown(ShutdownParams),
 }
@@ -74,6 +78,8 @@ impl Request {
             Request::Tokenize(_) => "tokenize",
             Request::Detokenize(_) => "detokenize",
             Request::ApplyTemplate(_) => "apply_template",
+            Request::SaveState(_) => "save_state",
+            Request::LoadState(_) => "load_state",
             Request::Metrics(_) => "metrics",
             Request::Shutdown(_) => "shutdown",
         }
@@ -121,6 +127,9 @@ pub struct ClientInfo {
         "parse_special": ["prompt"],
         "add_generation_prompt": ["messages"],
         "chat_template_kwargs": ["messages"],
+        "tools": ["messages"],
+        "tool_choice": ["tools"],
+        "chat_template": ["messages"],
     }
 ))]
 pub struct GenerateParams {
@@ -151,6 +160,19 @@ pub struct GenerateParams {
     #[serde(skip_serializing_if = "Map::is_empty")]
     #[schemars(extend("default" = {}))]
     pub chat_template_kwargs: Map<String, Value>,
+    /// Tools that the model may call, each an object as the chat template wants it (mostly the `{"type": "function", "function": …}` of
+    /// other APIs). A template that knows of no tools leaves them out in silence. Only with `messages`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = limits::TOOLS_MAX))]
+    pub tools: Option<Vec<Map<String, Value>>>,
+    /// Which tool the model is to call. Only handed to the chat template, of which few look at it; no output is forced. Only with `tools`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool_choice: Option<ToolChoice>,
+    /// A Jinja template to use instead of the model's. It runs under the limits of the model's, but is a program: not one to take from
+    /// strangers. At most 64 KiB. Only with `messages`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-max-bytes" = limits::CHAT_TEMPLATE_BYTES_MAX))]
+    pub chat_template: Option<String>,
     /// Send a `token` notification for each token; false: all text comes with the response.
     #[serde(skip_serializing_if = "is_true")]
     #[schemars(extend("default" = true))]
@@ -241,7 +263,7 @@ pub struct GenerateParams {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = limits::LOGPROBS_MAX))]
     pub logprobs: Option<u32>,
-    /// The same for the tokens of the prompt, but for the first, before which there is nothing: in `prompt_logprobs` notifications, or in the response with stream:false.
+    /// The same for the tokens of the prompt, but for the first, before which there is nothing: in `prompt_logprobs` notifications, or in the response with stream:false. The prompt is then evaluated whole, whatever is cached of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = limits::LOGPROBS_MAX))]
     pub prompt_logprobs: Option<u32>,
@@ -257,6 +279,11 @@ pub struct GenerateParams {
     #[serde(skip_serializing_if = "is_false")]
     #[schemars(extend("default" = false))]
     pub return_progress: bool,
+    /// Whether keys and values of earlier requests that began with the same tokens are used again, and those of this one are kept for
+    /// later ones; `cached_tokens` tells how many tokens that saved. The answer does not depend on it.
+    #[serde(skip_serializing_if = "is_true")]
+    #[schemars(extend("default" = true))]
+    pub cache_prompt: bool,
 }
 
 impl Default for GenerateParams {
@@ -269,6 +296,9 @@ impl Default for GenerateParams {
             parse_special: true,
             add_generation_prompt: true,
             chat_template_kwargs: Map::new(),
+            tools: None,
+            tool_choice: None,
+            chat_template: None,
             stream: true,
             max_tokens: None,
             min_tokens: 0,
@@ -294,6 +324,7 @@ impl Default for GenerateParams {
             return_token_ids: false,
             timeout_ms: None,
             return_progress: false,
+            cache_prompt: true,
         }
     }
 }
@@ -313,14 +344,7 @@ pub enum GenerateInput {
     /// Token ids.
     TokenIds(Vec<u32>),
     /// A conversation.
-    Messages {
-        /// The turns.
-        messages: Vec<Message>,
-        /// See [`GenerateParams::add_generation_prompt`].
-        add_generation_prompt: bool,
-        /// See [`GenerateParams::chat_template_kwargs`].
-        chat_template_kwargs: Map<String, Value>,
-    },
+    Messages(Box<ApplyTemplateParams>),
 }
 
 impl GenerateParams {
@@ -341,11 +365,14 @@ impl GenerateParams {
         if let Some(ids) = self.prompt_token_ids.take() {
             return Some(GenerateInput::TokenIds(ids));
         }
-        Some(GenerateInput::Messages {
+        Some(GenerateInput::Messages(Box::new(ApplyTemplateParams {
             messages: self.messages.take()?,
             add_generation_prompt: self.add_generation_prompt,
             chat_template_kwargs: std::mem::take(&mut self.chat_template_kwargs),
-        })
+            tools: self.tools.take(),
+            tool_choice: self.tool_choice.take(),
+            chat_template: self.chat_template.take(),
+        })))
     }
 }
 
@@ -355,8 +382,105 @@ impl GenerateParams {
 pub struct Message {
     /// Whose turn it is.
     pub role: Role,
-    /// What is said.
+    /// What is said. null only where an assistant's message has `tool_calls`; the chat template sees none then.
     pub content: Content,
+    /// Who says it, or the name of the tool that answers; for templates that show it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1), extend("x-max-bytes" = limits::TOOL_NAME_BYTES_MAX))]
+    pub name: Option<String>,
+    /// What the assistant thought before it answered, apart from the answer; for templates that show it (Qwen 3, GLM, SmolLM3, …).
+    /// Only of an assistant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// Tools that the assistant called. Only of an assistant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = limits::TOOL_CALLS_MAX))]
+    pub tool_calls: Option<Vec<ToolCall>>,
+    /// Which call a tool answers. Only of a tool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1), extend("x-max-bytes" = limits::TOOL_NAME_BYTES_MAX))]
+    pub tool_call_id: Option<String>,
+}
+
+impl Message {
+    /// A turn that says a text and nothing else.
+    pub fn new(role: Role, text: impl Into<String>) -> Self {
+        Message {
+            role,
+            content: Content::Text(text.into()),
+            name: None,
+            reasoning_content: None,
+            tool_calls: None,
+            tool_call_id: None,
+        }
+    }
+}
+
+/// A tool that the assistant called.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ToolCall {
+    /// The call's id, to which `tool_call_id` refers. Some templates want a form of their own (Mistral: nine letters and digits).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1), extend("x-max-bytes" = limits::TOOL_NAME_BYTES_MAX))]
+    pub id: Option<String>,
+    /// The kind of the tool.
+    #[serde(rename = "type")]
+    pub kind: ToolKind,
+    /// What was called.
+    pub function: FunctionCall,
+}
+
+/// The kind of a tool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ToolKind {
+    /// A function; nothing else is understood.
+    Function,
+}
+
+/// A function that was called.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FunctionCall {
+    /// The function's name.
+    #[schemars(length(min = 1), extend("x-max-bytes" = limits::TOOL_NAME_BYTES_MAX))]
+    pub name: String,
+    /// With what.
+    pub arguments: Arguments,
+}
+
+/// Arguments of a call: an object, or its JSON text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Arguments {
+    /// JSON text, as a model writes it. Where it is an object the chat template sees the object, as templates expect; any other text it
+    /// sees as it is.
+    Text(String),
+    /// The object.
+    Object(Map<String, Value>),
+}
+
+/// Which tool the model is to call: a word, or an object that names one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum ToolChoice {
+    /// A word.
+    Word(ToolChoiceWord),
+    /// An object, handed on as it is.
+    Object(Map<String, Value>),
+}
+
+/// Whether a tool is to be called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ToolChoiceWord {
+    /// None.
+    None,
+    /// The model may.
+    Auto,
+    /// One at least.
+    Required,
 }
 
 /// Whose turn it is.
@@ -373,7 +497,7 @@ pub enum Role {
     Tool,
 }
 
-/// What is said: a string, or an array of parts.
+/// What is said: a string, an array of parts, or null.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Content {
@@ -381,17 +505,19 @@ pub enum Content {
     Text(String),
     /// The text in parts. The chat template sees one string: the parts, joined with line ends.
     Parts(#[schemars(length(max = limits::CONTENT_PARTS_MAX))] Vec<ContentPart>),
+    /// Nothing: the assistant only calls tools.
+    Nothing,
 }
 
 impl Content {
-    /// As one string: parts are joined with line ends.
-    pub fn into_text(self) -> String {
+    /// As one string, if it is not null: parts are joined with line ends.
+    pub fn joined(self) -> Self {
         match self {
-            Self::Text(text) => text,
             Self::Parts(parts) => {
                 let texts: Vec<String> = parts.into_iter().map(|part| part.text).collect();
-                texts.join("\n")
+                Self::Text(texts.join("\n"))
             }
+            Self::Text(_) | Self::Nothing => self,
         }
     }
 }
@@ -473,6 +599,7 @@ pub struct DetokenizeParams {
 /// Params of `apply_template`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("dependentRequired" = {"tool_choice": ["tools"]}))]
 pub struct ApplyTemplateParams {
     /// A conversation.
     #[schemars(length(min = 1, max = limits::MESSAGES_MAX))]
@@ -485,6 +612,45 @@ pub struct ApplyTemplateParams {
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     #[schemars(extend("default" = {}))]
     pub chat_template_kwargs: Map<String, Value>,
+    /// Tools that the model may call, each an object as the chat template wants it (mostly the `{"type": "function", "function": …}` of
+    /// other APIs). A template that knows of no tools leaves them out in silence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = limits::TOOLS_MAX))]
+    pub tools: Option<Vec<Map<String, Value>>>,
+    /// Which tool the model is to call. Only handed to the chat template, of which few look at it; no output is forced. Only with `tools`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_choice: Option<ToolChoice>,
+    /// A Jinja template to use instead of the model's. It runs under the limits of the model's, but is a program: not one to take from
+    /// strangers. At most 64 KiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-max-bytes" = limits::CHAT_TEMPLATE_BYTES_MAX))]
+    pub chat_template: Option<String>,
+}
+
+/// Params of `save_state`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(extend("oneOf" = [{"required": ["request_id"]}, {"required": ["token_ids"]}]))]
+pub struct SaveStateParams {
+    /// The file to write, in the file system of the worker. What is there is replaced when all is written.
+    #[schemars(length(min = 1), extend("x-max-bytes" = limits::PATH_BYTES_MAX))]
+    pub path: String,
+    /// The conversation that this request has left when it ended. Exactly one of this and `token_ids` is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<Id>,
+    /// The conversation that begins with these tokens, as far as it is kept; `tokens` of the result tells how far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = limits::TOKEN_IDS_MAX))]
+    pub token_ids: Option<Vec<u32>>,
+}
+
+/// Params of `load_state`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LoadStateParams {
+    /// The file to read, in the file system of the worker.
+    #[schemars(length(min = 1), extend("x-max-bytes" = limits::PATH_BYTES_MAX))]
+    pub path: String,
 }
 
 /// Params of `metrics`.

@@ -88,28 +88,92 @@ pub fn document() -> Value {
     })
 }
 
-/// Holds a JSON text against a definition of [`document`] by its name, such as "Token" or "OutputLine"; for tests and
-/// conformance suites, not for speed. The faults are all that is wrong with it.
+/// Holds a JSON text against a definition of [`document`] by its name, such as "Token" or "OutputLine"; for tests. Who has many
+/// texts makes [`Definitions`] once. The faults are all that is wrong with it.
 pub fn check(definition: &str, text: &str) -> Result<(), Vec<Fault>> {
-    let one = |constraint: &str, message: String| {
-        vec![Fault {
-            field: String::new(),
-            constraint: constraint.to_owned(),
-            message,
-        }]
-    };
-    let mut root = json!({"$ref": format!("#/$defs/{definition}")});
-    root["$defs"] = document()["$defs"].take();
-    let check = Check::compile(&root)
-        .map_err(|unknown| one("definition", format!("{definition}: {unknown}")))?;
-    let parsed = json::parse(text).map_err(|error| one("JSON", error.to_string()))?;
-    let mut faults = parsed.faults;
-    faults.append(parsed.params_faults);
-    check.run(&parsed.root, &Path::ROOT, &mut faults);
-    if faults.is_empty() {
-        Ok(())
-    } else {
-        Err(faults.list)
+    let found = Definitions::new().named(definition);
+    found.map_err(|fault| vec![fault])?.check(text)
+}
+
+/// All definitions of [`document`], for whoever holds many texts against them.
+#[derive(Debug)]
+pub struct Definitions {
+    document: Value,
+}
+
+/// One definition, ready to hold texts against it.
+#[derive(Debug)]
+pub struct Definition {
+    check: Check,
+}
+
+impl Definitions {
+    /// Derives the document from the types.
+    pub fn new() -> Self {
+        Definitions {
+            document: document(),
+        }
+    }
+
+    /// The definition of this name, such as "Token" or "OutputLine".
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn named(&self, name: &str) -> Result<Definition, Fault> {
+        self.compile(json!({"$ref": format!("#/$defs/{name}")}))
+            .map_err(|unknown| fault("definition", format!("{name}: {unknown}")))
+    }
+
+    /// What the results of a method are held against.
+    ///
+    /// # Errors
+    /// None in fact: every method has a result.
+    pub fn result_of(&self, method: Method) -> Result<Definition, Fault> {
+        let name = method.name();
+        self.compile(self.document["methods"][name]["result"].clone())
+            .map_err(|unknown| fault("definition", format!("the result of {name}: {unknown}")))
+    }
+
+    /// Whether this version of the protocol has a notification of this name.
+    pub fn has_notification(&self, name: &str) -> bool {
+        self.document["notifications"].get(name).is_some()
+    }
+
+    fn compile(&self, mut root: Value) -> Result<Definition, String> {
+        root["$defs"] = self.document["$defs"].clone();
+        Check::compile(&root).map(|check| Definition { check })
+    }
+}
+
+impl Default for Definitions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Definition {
+    /// Everything that is wrong with a JSON text.
+    ///
+    /// # Errors
+    /// The faults, where there are any.
+    pub fn check(&self, text: &str) -> Result<(), Vec<Fault>> {
+        let parsed = json::parse(text).map_err(|error| vec![fault("JSON", error.to_string())])?;
+        let mut faults = parsed.faults;
+        faults.append(parsed.params_faults);
+        self.check.run(&parsed.root, &Path::ROOT, &mut faults);
+        if faults.is_empty() {
+            Ok(())
+        } else {
+            Err(faults.list)
+        }
+    }
+}
+
+fn fault(constraint: &str, message: String) -> Fault {
+    Fault {
+        field: String::new(),
+        constraint: constraint.to_owned(),
+        message,
     }
 }
 

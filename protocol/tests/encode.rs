@@ -382,7 +382,7 @@ proptest! {
         let id = Id::Number(number);
         let content = Content::Parts(vec![ContentPart { kind: ContentPartKind::Text, text: text.clone() }]);
         let params = GenerateParams {
-            messages: Some(vec![Message { role: Role::User, content }]),
+            messages: Some(vec![Message { content, ..Message::new(Role::User, "") }]),
             stop: vec![text.chars().take(10).chain(['x']).collect()],
             temperature: logprob.map_or(1.0, |value| -value / 100.0),
             ..Default::default()

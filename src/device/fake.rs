@@ -12,6 +12,7 @@ use rustix::event::{Timespec, poll};
 
 use super::{
     Capacity, Device, DeviceError, LoadProgress, Memory, Output, PAGE_TOKENS, PageId, Rows, Step,
+    check_pages, page_range,
 };
 use crate::sampling::{self, SampleStep, Sampler};
 
@@ -20,6 +21,9 @@ pub const END: u32 = 256;
 
 /// Most tokens that one step takes.
 const STEP_TOKENS_MAX: usize = 256;
+
+/// Bytes of a page of its pool.
+pub const PAGE_BYTES: u64 = (PAGE_TOKENS * size_of::<u64>()) as u64;
 
 /// The logit of what never comes.
 const NEVER: f32 = -30.0;
@@ -74,9 +78,9 @@ struct Row {
 }
 
 impl FakeDevice {
-    /// A device for sequences of up to `context` tokens out of `vocab`, of which those from [`END`] on are control tokens.
-    pub fn new(options: FakeOptions, context: usize, vocab: usize) -> Self {
-        let pages = context.div_ceil(PAGE_TOKENS);
+    /// A device whose pool holds `tokens` tokens, out of `vocab`, of which those from [`END`] on are control tokens.
+    pub fn new(options: FakeOptions, tokens: usize, vocab: usize) -> Self {
+        let pages = tokens.div_ceil(PAGE_TOKENS);
         Self {
             options,
             capacity: Capacity {
@@ -270,6 +274,39 @@ impl Device for FakeDevice {
     fn read_logits(&mut self, row: usize, out: &mut [f32]) {
         self.compute_logits(row);
         out.copy_from_slice(&self.logits);
+    }
+
+    fn copy_page(&mut self, from: PageId, to: PageId) -> Result<(), DeviceError> {
+        check_pages(&[from, to], &self.capacity)?;
+        let begin = |page: PageId| page.0 as usize * PAGE_TOKENS;
+        self.pool
+            .copy_within(begin(from)..begin(from) + PAGE_TOKENS, begin(to));
+        Ok(())
+    }
+
+    fn page_bytes(&self) -> usize {
+        PAGE_BYTES as usize
+    }
+
+    fn read_page(
+        &mut self,
+        page: PageId,
+        offset: usize,
+        out: &mut [u8],
+    ) -> Result<(), DeviceError> {
+        let range = page_range(page, offset, out.len(), self.page_bytes(), &self.capacity)?;
+        out.copy_from_slice(&bytemuck::cast_slice(&self.pool)[range]);
+        Ok(())
+    }
+
+    fn write_page(&mut self, page: PageId, offset: usize, bytes: &[u8]) -> Result<(), DeviceError> {
+        let range = page_range(page, offset, bytes.len(), self.page_bytes(), &self.capacity)?;
+        bytemuck::cast_slice_mut(&mut self.pool)[range].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn state_id(&self) -> String {
+        format!("fake, seed {}", self.options.seed)
     }
 
     fn capacity(&self) -> Capacity {

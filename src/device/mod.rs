@@ -61,14 +61,43 @@ impl Step<'_> {
             )
         } else if pages.len() > capacity.pages {
             format!("{} pages, but the pool has {}", pages.len(), capacity.pages)
-        } else if let Some(page) = pages.iter().find(|p| p.0 as usize >= capacity.pages) {
-            format!("page {}, but the pool has {}", page.0, capacity.pages)
         } else if let Some(token) = tokens.iter().find(|t| **t as usize >= capacity.vocab) {
             format!("token id {token}; the vocabulary has {}", capacity.vocab)
         } else {
-            return Ok(());
+            return check_pages(pages, capacity);
         };
         Err(DeviceError::Step(wrong))
+    }
+}
+
+/// Refuses pages that the pool does not have.
+pub fn check_pages(pages: &[PageId], capacity: &Capacity) -> Result<(), DeviceError> {
+    match pages.iter().find(|p| p.0 as usize >= capacity.pages) {
+        None => Ok(()),
+        Some(page) => Err(DeviceError::Step(format!(
+            "page {}, but the pool has {}",
+            page.0, capacity.pages
+        ))),
+    }
+}
+
+/// Where bytes of a page lie in a pool of pages of `page_bytes`, or why there are none.
+pub fn page_range(
+    page: PageId,
+    offset: usize,
+    len: usize,
+    page_bytes: usize,
+    capacity: &Capacity,
+) -> Result<std::ops::Range<usize>, DeviceError> {
+    check_pages(&[page], capacity)?;
+    match offset.checked_add(len) {
+        Some(end) if end <= page_bytes => {
+            let begin = page.0 as usize * page_bytes;
+            Ok(begin + offset..begin + end)
+        }
+        Some(_) | None => Err(DeviceError::Step(format!(
+            "{len} bytes from {offset} on of a page of {page_bytes}"
+        ))),
     }
 }
 
@@ -150,6 +179,22 @@ pub trait Device {
 
     /// Copies the logits of a row of the last forward (row 0 for [`Rows::Last`]). `out` holds [`Capacity::vocab`] values. For tests and traces.
     fn read_logits(&mut self, row: usize, out: &mut [f32]);
+
+    /// Makes a page hold what another one holds, for all layers. Only while nothing is under way.
+    fn copy_page(&mut self, from: PageId, to: PageId) -> Result<(), DeviceError>;
+
+    /// Bytes of a page of the KV pool, all layers together.
+    fn page_bytes(&self) -> usize;
+
+    /// Reads bytes of a page from `offset` on, as the device holds them. Only while nothing writes to the page.
+    fn read_page(&mut self, page: PageId, offset: usize, out: &mut [u8])
+    -> Result<(), DeviceError>;
+
+    /// Writes bytes of a page from `offset` on, as [`Device::read_page`] gave them. Only while nothing works on the page.
+    fn write_page(&mut self, page: PageId, offset: usize, bytes: &[u8]) -> Result<(), DeviceError>;
+
+    /// What the bytes of a page mean: the same for two devices only if each can go on with the other's pages.
+    fn state_id(&self) -> String;
 
     /// What the device was built for.
     fn capacity(&self) -> Capacity;

@@ -107,6 +107,9 @@ impl Io {
     /// Takes the process's three descriptors and begins to listen to signals. From here on nobody else's output can get into
     /// stdout: fd 1 is a private descriptor now, and what is printed to number 1 goes where `stray` says. `input` stands in for stdin.
     ///
+    /// What stdio still holds in its buffer from before goes that way too. What cannot be caught: a library that has flushed before
+    /// `main` (a constructor, by LD_PRELOAD), and one that looks for the other number.
+    ///
     /// # Errors
     ///
     /// See [`TakeError`].

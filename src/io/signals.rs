@@ -1,9 +1,13 @@
 //! SIGTERM and SIGINT as bytes in a socket each, which the poll sees like any other input. No thread, nothing done in a handler
 //! but one write. SIGPIPE is ignored by the Rust runtime from the start.
+//!
+//! Whether a signal is blocked or ignored is inherited. A parent that blocks SIGTERM to read it from a signalfd has not asked its
+//! children to be deaf: they listen and unblock, whatever they were given.
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 
+use nix::sys::signal::{SigSet, Signal as Number};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 
@@ -18,10 +22,13 @@ pub(super) struct Signals {
 impl Signals {
     /// Begins to listen.
     pub(super) fn listen() -> io::Result<Self> {
-        Ok(Self {
+        let signals = Self {
             terminate: register(SIGTERM)?,
             interrupt: register(SIGINT)?,
-        })
+        };
+        // Only now: one that waits already would end the process.
+        SigSet::from_iter([Number::SIGTERM, Number::SIGINT]).thread_unblock()?;
+        Ok(signals)
     }
 
     pub(super) fn terminate(&self) -> &UnixStream {

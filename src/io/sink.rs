@@ -1,10 +1,12 @@
 //! Output that never blocks and never drops what it was given, unless it is told to.
 //!
-//! A pipe that polls writable takes [`limits::PIPE_WRITE_BYTES_MAX`] bytes without blocking, so it gets no more at once, and a poll
-//! before each write. A socket is written with MSG_DONTWAIT. A terminal was opened anew without blocking. Files do not block.
+//! A pipe or a terminal was opened anew without blocking. Where that was not possible, a poll comes before each write: a pipe that polls
+//! writable takes [`limits::PIPE_WRITE_BYTES_MAX`] bytes without blocking, unless somebody else fills it in between, so it gets no more
+//! at once. A socket is written with MSG_DONTWAIT. Files do not block.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
@@ -108,6 +110,23 @@ impl Sink {
         } else if self.written > self.buffer.len() / 2 {
             self.buffer.drain(..self.written);
             self.written = 0;
+        }
+    }
+
+    /// Writes what waits, and waits for its reader until then.
+    pub fn write_until(&mut self, until: Instant) {
+        loop {
+            self.write_some();
+            let left = until.saturating_duration_since(Instant::now());
+            let timeout = Timespec::try_from(left).ok();
+            if self.pending() == 0 || left.is_zero() {
+                return;
+            }
+            let mut fds = [PollFd::new(&self.fd, PollFlags::OUT)];
+            match poll(&mut fds, timeout.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(_) => return,
+            }
         }
     }
 }

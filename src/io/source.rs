@@ -1,5 +1,5 @@
-//! Input that never blocks: a pipe is read only after a poll has found something, a socket with MSG_DONTWAIT, a terminal was opened
-//! anew without blocking, and files do not block.
+//! Input that never blocks: everything is read only after a poll has found something, a pipe or a terminal was opened anew without
+//! blocking, since others may read it as well, a socket is read with MSG_DONTWAIT, and files do not block.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -2,10 +2,11 @@
 //! and page tables are the real ones; only the logits are made up.
 
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::{Load, LoadError, LoadStep, Loaded, ModelFacts, read_template};
-use crate::device::fake::{END, FakeDevice, FakeOptions, nap};
+use super::{Load, LoadError, LoadStep, Loaded, ModelFacts, pool_tokens, read_template};
+use crate::device::fake::{END, FakeDevice, FakeOptions, PAGE_BYTES, nap};
 use crate::device::{DeviceError, LoadProgress};
 use crate::gguf::Metadata;
 use crate::limits;
@@ -130,28 +131,40 @@ fn failure(value: &str) -> Result<LoadFailure, String> {
     }
 }
 
+/// What the flags say beside the model.
+#[derive(Clone, Debug, Default)]
+pub struct FakeLoadOptions {
+    /// Context in tokens.
+    pub context: Option<usize>,
+    /// Bytes of the KV pool; `None` for what one context takes.
+    pub kv_bytes: Option<u64>,
+    /// A Jinja chat template to use instead of its own.
+    pub chat_template: Option<PathBuf>,
+}
+
 /// The load of a fake model.
 pub struct FakeLoad {
     model: FakeModel,
-    context: Option<usize>,
-    chat_template: Option<PathBuf>,
+    options: FakeLoadOptions,
     begun: Option<Instant>,
+    /// Whether the end of the load was told, as that of a file is.
+    complete: bool,
 }
 
 impl FakeLoad {
-    /// A load that has done nothing yet. `context` and `chat_template` are what the flags say.
-    pub fn new(model: FakeModel, context: Option<usize>, chat_template: Option<PathBuf>) -> Self {
+    /// A load that has done nothing yet.
+    pub fn new(model: FakeModel, options: FakeLoadOptions) -> Self {
         Self {
             model,
-            context,
-            chat_template,
+            options,
             begun: None,
+            complete: false,
         }
     }
 
     fn loaded(&self) -> Result<Loaded, LoadError> {
         let bad = |e: String| LoadError::BadModel(e);
-        let context = match self.context {
+        let context = match self.options.context {
             None => limits::CONTEXT_DEFAULT,
             Some(n) if n <= CONTEXT_TRAINED => n,
             Some(n) => {
@@ -163,7 +176,7 @@ impl FakeLoad {
         let tokenizer = tokenizer().map_err(|e| bad(e.to_string()))?;
         let [end, start, ..] = CONTROL_TOKENS;
         let make = |source: &str| ChatTemplate::new(source, Some(start), Some(end));
-        let template = match &self.chat_template {
+        let template = match &self.options.chat_template {
             Some(path) => read_template(path, make)?,
             None => make(TEMPLATE).map_err(|e| bad(e.to_string()))?,
         };
@@ -171,11 +184,11 @@ impl FakeLoad {
         Ok(Loaded {
             device: Box::new(FakeDevice::new(
                 self.model.device.clone(),
-                context,
+                pool_tokens(context, self.options.kv_bytes, PAGE_BYTES)?,
                 vocab_size,
             )),
-            tokenizer,
-            template: Some(template),
+            tokenizer: Rc::new(tokenizer),
+            template: Some(Rc::new(template)),
             model: ModelFacts {
                 name: "fake".into(),
                 architecture: "fake".into(),
@@ -207,6 +220,13 @@ impl Load for FakeLoad {
             }));
         }
         match self.model.load_exit {
+            None if !self.complete => {
+                self.complete = true;
+                Ok(LoadStep::Progress(LoadProgress {
+                    processed: PRETENDED_BYTES,
+                    total: PRETENDED_BYTES,
+                }))
+            }
             None => self
                 .loaded()
                 .map(|loaded| LoadStep::Ready(Box::new(loaded))),
@@ -277,15 +297,23 @@ mod tests {
 
     #[test]
     fn it_loads_and_every_byte_is_a_token() {
-        let mut load = FakeLoad::new(FakeModel::default(), Some(600), None);
         let now = Instant::now();
+        let options = |context| FakeLoadOptions {
+            context: Some(context),
+            ..FakeLoadOptions::default()
+        };
+        let mut load = FakeLoad::new(FakeModel::default(), options(600));
+        let LoadStep::Progress(told) = load.step(now, now).unwrap() else {
+            panic!("a client waits for processed to reach total");
+        };
+        assert_eq!((told.processed, told.total > 0), (told.total, true));
         let LoadStep::Ready(loaded) = load.step(now, now).unwrap() else {
             panic!("it takes no time");
         };
         assert_eq!(loaded.tokenizer.token_bytes(0xc3), Some(&[0xc3][..]));
         assert_eq!(loaded.tokenizer.eos(), Some(END));
         assert_eq!(loaded.device.capacity().pages, 3);
-        let mut late = FakeLoad::new(FakeModel::default(), Some(CONTEXT_TRAINED + 1), None);
-        assert!(late.step(now, now).is_err());
+        let mut late = FakeLoad::new(FakeModel::default(), options(CONTEXT_TRAINED + 1));
+        assert!((0..2).any(|_| late.step(now, now).is_err()));
     }
 }

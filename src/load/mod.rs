@@ -3,11 +3,12 @@
 pub mod fake;
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Instant;
 
 use crate::device::cpu::isa::Isa;
-use crate::device::cpu::{CpuDevice, CpuError, CpuOptions};
-use crate::device::{Device, DeviceError, LoadProgress};
+use crate::device::cpu::{self, CpuDevice, CpuError, CpuOptions};
+use crate::device::{Device, DeviceError, LoadProgress, PAGE_TOKENS};
 use crate::gguf::{Gguf, Metadata};
 use crate::limits;
 use crate::model::lower::lower;
@@ -33,10 +34,10 @@ pub enum LoadStep {
 pub struct Loaded {
     /// Holds the weights and computes.
     pub device: Box<dyn Device>,
-    /// Text to token ids and back.
-    pub tokenizer: Tokenizer,
+    /// Text to token ids and back. Nothing changes it, so that it can be shared.
+    pub tokenizer: Rc<Tokenizer>,
     /// How messages become a prompt; `None` where the model brings no template.
-    pub template: Option<ChatTemplate>,
+    pub template: Option<Rc<ChatTemplate>>,
     /// What the model is called and how large it is.
     pub model: ModelFacts,
 }
@@ -103,6 +104,8 @@ pub struct LoadOptions {
     pub context: Option<usize>,
     /// How keys and values are stored.
     pub kv: KvType,
+    /// Bytes of the KV pool; `None` for what one context takes.
+    pub kv_bytes: Option<u64>,
     /// A `tokenizer.json` to use instead of the vocabulary in the file.
     pub tokenizer: Option<PathBuf>,
     /// A Jinja chat template to use instead of the one in the file.
@@ -276,11 +279,7 @@ impl FileLoad {
         tokenizer: &Tokenizer,
     ) -> Result<Option<ChatTemplate>, LoadError> {
         let key = "tokenizer.chat_template";
-        let text_of = |id: Option<u32>| {
-            Some(String::from_utf8_lossy(tokenizer.token_bytes(id?)?).into_owned())
-        };
-        let (bos, eos) = (text_of(tokenizer.bos()), text_of(tokenizer.eos()));
-        let make = |source: &str| ChatTemplate::new(source, bos.as_deref(), eos.as_deref());
+        let make = |source: &str| ChatTemplate::for_tokenizer(source, tokenizer);
         match &self.options.chat_template {
             Some(path) => read_template(path, make).map(Some),
             None => match metadata.string(key).map_err(|e| self.bad_model(e))? {
@@ -339,8 +338,9 @@ impl FileLoad {
             vocab_size: plan.n_vocab,
             device: String::new(),
         };
+        let page_bytes = cpu::page_bytes(&plan, self.options.kv) as u64;
         let options = CpuOptions {
-            context,
+            context: pool_tokens(context, self.options.kv_bytes, page_bytes)?,
             kv: self.options.kv,
             isa: Isa::best(),
         };
@@ -356,10 +356,28 @@ impl FileLoad {
         model.device = device.name();
         Ok(Loaded {
             device: Box::new(device),
-            tokenizer,
-            template,
+            tokenizer: Rc::new(tokenizer),
+            template: template.map(Rc::new),
             model,
         })
+    }
+}
+
+/// Tokens that the KV pool holds: a whole context, or what `--kv-bytes` has room for.
+fn pool_tokens(context: usize, kv_bytes: Option<u64>, page_bytes: u64) -> Result<usize, LoadError> {
+    let Some(bytes) = kv_bytes else {
+        return Ok(context);
+    };
+    let pages = usize::try_from(bytes / page_bytes.max(1)).unwrap_or(usize::MAX);
+    match pages.saturating_mul(PAGE_TOKENS) {
+        0 => Err(LoadError::NoMemory {
+            message: format!(
+                "--kv-bytes {bytes} is less than {page_bytes}, which is what {PAGE_TOKENS} tokens of this model take"
+            ),
+            required_bytes: page_bytes,
+            available_bytes: bytes,
+        }),
+        tokens => Ok(tokens),
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use sha2::{Digest, Sha256};
+
 use super::ModelError;
 use super::plan::{Plan, Shape, TensorDecl, TensorId};
 use crate::gguf::{Gguf, TensorInfo};
@@ -70,6 +72,29 @@ impl Weights {
     /// Bytes of all tensors.
     pub fn total_bytes(&self) -> u64 {
         self.claimed.iter().map(|w| w.bytes as u64).sum()
+    }
+
+    /// A hash of the weights that tells two models apart without reading all of them: each tensor's type and size, and bytes from its
+    /// beginning, middle and end. `file` holds the tensors.
+    pub fn fingerprint(&self, plan: &Plan, file: &[u8]) -> String {
+        const SAMPLE_BYTES: usize = 64;
+        let mut hasher = Sha256::new();
+        hasher.update(plan.to_string());
+        for weight in &self.claimed {
+            hasher.update(weight.kind.name());
+            hasher.update(weight.bytes.to_le_bytes());
+            let len = SAMPLE_BYTES.min(weight.bytes);
+            for begin in [0, (weight.bytes - len) / 2, weight.bytes - len] {
+                let begin = weight.offset + begin;
+                hasher.update(file.get(begin..begin + len).unwrap_or_default());
+            }
+        }
+        let digest = hasher.finalize();
+        digest
+            .iter()
+            .take(16)
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 
     /// The format that holds most of the bytes: what people call the file's quantisation.

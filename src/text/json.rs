@@ -251,7 +251,7 @@ fn write_string(out: &mut String, text: &str, ensure_ascii: bool) {
 
 /// A float as Python's `repr` writes it: the shortest digits that read back, with an exponent from
 /// 1e16 on and below 1e-4.
-fn write_float(out: &mut String, value: f64) {
+pub(super) fn write_float(out: &mut String, value: f64) {
     if value.is_nan() {
         out.push_str("NaN");
         return;

@@ -5,10 +5,12 @@
 //! pieces by [`Encoding`].
 
 mod bpe;
+mod calendar;
 pub mod decoder;
 mod hf_json;
 mod json;
 mod pre_tokenizer;
+mod python;
 mod special;
 pub mod template;
 pub mod tokenizer;

@@ -12,13 +12,15 @@
 
 use std::fmt;
 use std::io;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value};
 use serde_json::Value as Json;
 
-use super::json;
+use super::calendar::strftime;
+use super::tokenizer::Tokenizer;
+use super::{json, python};
 
 /// Bytes of a template's source.
 pub const TEMPLATE_SOURCE_BYTES_MAX: usize = 256 * 1024;
@@ -43,9 +45,10 @@ pub const TEMPLATE_INPUT_DEPTH_MAX: usize = 128;
 const NAME: &str = "chat";
 
 /// Variables that the worker sets, which extra arguments must not replace.
-const RESERVED: [&str; 7] = [
+const RESERVED: [&str; 8] = [
     "messages",
     "tools",
+    "tool_choice",
     "add_generation_prompt",
     "bos_token",
     "eos_token",
@@ -128,6 +131,8 @@ pub struct RenderOptions {
     pub generation_prompt: GenerationPrompt,
     /// Tool definitions; `None` is Jinja's `none`.
     pub tools: Option<Json>,
+    /// Which tool is to be called; `None` leaves the variable undefined.
+    pub tool_choice: Option<Json>,
     /// Further variables for the template (`chat_template_kwargs`).
     pub kwargs: serde_json::Map<String, Json>,
     /// The time that `strftime_now` formats, as UTC.
@@ -154,13 +159,22 @@ impl ChatTemplate {
         }
         let mut environment = environment().map_err(syntax_error)?;
         environment
-            .add_template_owned(NAME, without_generation_tags(source))
+            .add_template_owned(NAME, without_generation_tags(&with_plain_line_ends(source)))
             .map_err(syntax_error)?;
         Ok(ChatTemplate {
             environment,
             bos: bos.unwrap_or_default().to_owned(),
             eos: eos.unwrap_or_default().to_owned(),
         })
+    }
+
+    /// Compiles a template for the model whose tokenizer this is.
+    pub fn for_tokenizer(source: &str, tokenizer: &Tokenizer) -> Result<Self, TemplateError> {
+        let text_of = |id: Option<u32>| {
+            Some(String::from_utf8_lossy(tokenizer.token_bytes(id?)?).into_owned())
+        };
+        let (bos, eos) = (text_of(tokenizer.bos()), text_of(tokenizer.eos()));
+        Self::new(source, bos.as_deref(), eos.as_deref())
     }
 
     /// Renders the prompt of a conversation. `messages` is the list of a request, as JSON.
@@ -200,6 +214,10 @@ impl ChatTemplate {
             Some(tools) => to_value(tools, 0).ok_or_else(|| too_deep("tools"))?,
             None => Value::from(()),
         };
+        let choice = match &options.tool_choice {
+            Some(choice) => to_value(choice, 0).ok_or_else(|| too_deep("tool_choice"))?,
+            None => Value::UNDEFINED,
+        };
         let adds = options.generation_prompt == GenerationPrompt::Add;
         let now = options.now;
         let mut pairs = vec![
@@ -208,6 +226,7 @@ impl ChatTemplate {
                 to_value(messages, 0).ok_or_else(|| too_deep("messages"))?,
             ),
             ("tools".to_owned(), tools),
+            ("tool_choice".to_owned(), choice),
             ("add_generation_prompt".to_owned(), Value::from(adds)),
             ("bos_token".to_owned(), Value::from(self.bos.as_str())),
             ("eos_token".to_owned(), Value::from(self.eos.as_str())),
@@ -216,6 +235,10 @@ impl ChatTemplate {
                 Value::from_function(move |format: String| strftime(&format, now)),
             ),
         ];
+        // The transformers library sets it whether or not there are any.
+        if !options.kwargs.contains_key("documents") {
+            pairs.push(("documents".to_owned(), Value::from(())));
+        }
         for (name, argument) in &options.kwargs {
             let value = to_value(argument, 0).ok_or_else(|| too_deep("template arguments"))?;
             pairs.push((name.clone(), value));
@@ -238,14 +261,19 @@ fn environment() -> Result<Environment<'static>, Error> {
     environment.set_debug(false);
     environment.set_fuel(Some(TEMPLATE_FUEL_MAX));
     environment.set_recursion_limit(TEMPLATE_RECURSION_MAX);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     // The one would show the engine's state and is not Jinja2's; the other takes a time that grows with
     // the square of its fuel, and no prompt is printed prettily.
     environment.remove_global("debug");
     environment.remove_filter("pprint");
     environment.add_filter("tojson", json::tojson);
+    python::install(&mut environment);
     environment.add_function("raise_exception", raise_exception);
     Ok(environment)
+}
+
+/// Jinja2 reads every kind of line end as LF, in the template's text and in its strings.
+fn with_plain_line_ends(source: &str) -> String {
+    source.replace("\r\n", "\n").replace('\r', "\n")
 }
 
 /// Turns `{% generation %}` blocks into blocks that do nothing. They mark the assistant's words for
@@ -402,178 +430,9 @@ impl io::Write for BoundedText {
     }
 }
 
-const WEEKDAYS: [&str; 7] = [
-    "Sunday",
-    "Monday",
-    "Tuesday",
-    "Wednesday",
-    "Thursday",
-    "Friday",
-    "Saturday",
-];
-const MONTHS: [&str; 12] = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-];
-
-/// `datetime.strftime` for the directives that prompts use; any other is an error, not a guess.
-fn strftime(format: &str, now: SystemTime) -> Result<String, Error> {
-    let seconds = now
-        .duration_since(UNIX_EPOCH)
-        .map(|elapsed| elapsed.as_secs())
-        .unwrap_or(0);
-    let date = Date::from_days(seconds / 86_400);
-    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    let hour_of_twelve = (hour + 11) % 12 + 1;
-    let mut out = String::new();
-    let mut characters = format.chars();
-    while let Some(character) = characters.next() {
-        if character != '%' {
-            out.push(character);
-            continue;
-        }
-        let directive = characters.next().unwrap_or_default();
-        let (directive, is_unpadded) = match directive {
-            '-' => (characters.next().unwrap_or_default(), true),
-            other => (other, false),
-        };
-        let two = |value: u64| match is_unpadded {
-            true => value.to_string(),
-            false => format!("{value:02}"),
-        };
-        match directive {
-            'Y' => out.push_str(&date.year.to_string()),
-            'y' => out.push_str(&two(date.year % 100)),
-            'm' => out.push_str(&two(date.month as u64 + 1)),
-            'd' => out.push_str(&two(date.day)),
-            'j' if is_unpadded => out.push_str(&date.day_of_year.to_string()),
-            'j' => out.push_str(&format!("{:03}", date.day_of_year)),
-            'B' => out.push_str(MONTHS[date.month]),
-            'b' | 'h' => out.push_str(&MONTHS[date.month][..3]),
-            'A' => out.push_str(WEEKDAYS[date.weekday]),
-            'a' => out.push_str(&WEEKDAYS[date.weekday][..3]),
-            'H' => out.push_str(&two(hour)),
-            'I' => out.push_str(&two(hour_of_twelve)),
-            'M' => out.push_str(&two(minute)),
-            'S' => out.push_str(&two(second)),
-            'p' => out.push_str(if hour < 12 { "AM" } else { "PM" }),
-            'F' => out.push_str(&format!(
-                "{}-{:02}-{:02}",
-                date.year,
-                date.month + 1,
-                date.day
-            )),
-            'T' => out.push_str(&format!("{hour:02}:{minute:02}:{second:02}")),
-            '%' => out.push('%'),
-            _ => {
-                return Err(Error::new(
-                    ErrorKind::InvalidOperation,
-                    "strftime_now: a directive that is not known",
-                ));
-            }
-        }
-    }
-    Ok(out)
-}
-
-/// A day of the Gregorian calendar.
-struct Date {
-    year: u64,
-    /// 0 is January.
-    month: usize,
-    day: u64,
-    /// 1 is 1 January.
-    day_of_year: u64,
-    /// 0 is Sunday.
-    weekday: usize,
-}
-
-impl Date {
-    /// The date that lies `days` days after 1 January 1970. Eras of 400 years, which all have
-    /// 146,097 days, counted from 1 March 0000, so that the leap day is the last of its year.
-    fn from_days(days: u64) -> Self {
-        let shifted = days + 719_468;
-        let day_of_era = shifted % 146_097;
-        let year_of_era =
-            (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-        let from_march = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        let month_from_march = (5 * from_march + 2) / 153;
-        let month = (month_from_march as usize + 2) % 12;
-        let year = shifted / 146_097 * 400 + year_of_era + u64::from(month < 2);
-        let is_leap =
-            year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-        Date {
-            year,
-            month,
-            day: from_march - (153 * month_from_march + 2) / 5 + 1,
-            day_of_year: match month {
-                0 | 1 => from_march - 305,
-                _ => from_march + 60 + u64::from(is_leap),
-            },
-            weekday: ((days + 4) % 7) as usize,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
-
-    fn at(seconds: u64) -> SystemTime {
-        UNIX_EPOCH + Duration::from_secs(seconds)
-    }
-
-    #[test]
-    fn dates_are_those_of_the_calendar() {
-        // Seconds and texts by `date -u -d @SECONDS`.
-        for (seconds, expected) in [
-            (0, "Thursday 1 January 1970 01/01/70 12:00:00 AM 001"),
-            (
-                951_782_400,
-                "Tuesday 29 February 2000 02/29/00 12:00:00 AM 060",
-            ),
-            (
-                951_868_799,
-                "Tuesday 29 February 2000 02/29/00 11:59:59 PM 060",
-            ),
-            (
-                951_868_800,
-                "Wednesday 1 March 2000 03/01/00 12:00:00 AM 061",
-            ),
-            (
-                1_735_689_599,
-                "Tuesday 31 December 2024 12/31/24 11:59:59 PM 366",
-            ),
-            (
-                4_107_542_399,
-                "Sunday 28 February 2100 02/28/00 11:59:59 PM 059",
-            ),
-            (
-                4_107_542_400,
-                "Monday 1 March 2100 03/01/00 12:00:00 AM 060",
-            ),
-        ] {
-            let text = strftime("%A %-d %B %Y %m/%d/%y %I:%M:%S %p %j", at(seconds)).unwrap();
-            assert_eq!(text, expected);
-        }
-        assert!(strftime("%Q", at(0)).is_err());
-        assert!(strftime("%", at(0)).is_err());
-        assert_eq!(
-            strftime("%d %b %Y, 100%%", at(0)).unwrap(),
-            "01 Jan 1970, 100%"
-        );
-    }
 
     #[test]
     fn generation_tags_become_blocks_that_trim_alike() {

@@ -14,7 +14,7 @@ use super::prompt::{Preparation, Prepared, PromptFacts};
 use super::prompt_scores::{PromptScores, Target};
 use super::queue::Job;
 use super::report::id_value;
-use super::run::{Flight, Run, kind, take_pages, top_logprobs};
+use super::run::{Flight, Run, check_room, kind, reuse, top_logprobs};
 use crate::device::{DeviceError, Output};
 use crate::log::Level;
 use crate::sampling::{Sampled, Scored};
@@ -119,10 +119,7 @@ impl Worker {
                 active.work = Work::Preparing(Some(next));
                 Piece::GoesOn
             }
-            Ok(Prepared::Done { tokens, facts }) => match self.start(now, active, tokens, &facts) {
-                Ok(()) => Piece::GoesOn,
-                Err(error) => Piece::Fails(error),
-            },
+            Ok(Prepared::Done { tokens, facts }) => self.start(now, active, tokens, &facts),
             Err(error) => Piece::Fails(error),
         }
     }
@@ -134,15 +131,20 @@ impl Worker {
         active: &mut Active,
         prompt: Vec<u32>,
         facts: &PromptFacts,
-    ) -> Result<(), ErrorObject> {
+    ) -> Piece {
         let Stage::Serving(serving) = &mut self.stage else {
-            return Ok(());
+            return Piece::GoesOn;
         };
         let job = &active.job;
         let max_tokens = job.params.max_tokens.or(self.config.max_tokens);
+        let context_length = match max_tokens {
+            Some(_) => serving.model.context_length,
+            // "What fits" has to fit in the pool too.
+            None => serving.fits(prompt.len() + 1),
+        };
         let session = Session::new(SessionParams {
             prompt,
-            context_length: serving.model.context_length,
+            context_length,
             max_tokens: max_tokens.map(|max| max as usize),
             min_tokens: job.params.min_tokens as usize,
             stop: job.params.stop.clone(),
@@ -153,40 +155,49 @@ impl Worker {
                 AtEnd::Finish
             },
         })
-        .map_err(|error| session_error(&error))?;
-        check_line(job, &session)?;
-        let first = session.tokens().first().copied().unwrap_or_default();
-        let pages = take_pages(serving, session.tokens_max())?;
+        .map_err(|error| session_error(&error))
+        .and_then(|session| check_line(job, &session).map(|()| session))
+        .and_then(|session| check_room(serving, session.tokens_max()).map(|()| session));
+        let session = match session {
+            Ok(session) => session,
+            Err(error) => return Piece::Fails(error),
+        };
+        let reused = match reuse(serving, session.tokens(), &job.params) {
+            Ok(reused) => reused,
+            Err(error) => return Err(error).into(),
+        };
         let controls = std::mem::take(&mut active.controls);
-        let mut run = Run::new(now, session, pages, &job.params, controls);
-        let wanted = job.params.prompt_logprobs;
-        run.scores = wanted.map(|top| PromptScores::new(top as usize, first, &serving.tokenizer));
-        let prompt_tokens = run.session.prompt_tokens() as u64;
+        let mut run = Run::new(now, session, reused, &job.params, controls);
+        run.scores = PromptScores::wanted(&job.params, &run.session, &serving.tokenizer);
+        self.tell_start(now, &active.job, &run, facts);
         active.work = Work::Running(Box::new(run));
-        self.tell_start(now, &active.job, prompt_tokens, facts);
-        Ok(())
+        Piece::GoesOn
     }
 
-    fn tell_start(&mut self, now: Instant, job: &Job, prompt_tokens: u64, facts: &PromptFacts) {
+    fn tell_start(&mut self, now: Instant, job: &Job, run: &Run, facts: &PromptFacts) {
         let queue_ms = self.config.clock.ms(job.received, now);
+        let prompt_tokens = run.session.prompt_tokens() as u64;
+        let cached_tokens = run.cached_tokens as u64;
         self.notify(Notification::Started(Started {
             request_id: job.id.clone(),
             prompt_tokens,
-            cached_tokens: 0,
+            cached_tokens,
             seed: job.seed,
             queue_ms,
         }));
         self.counters.tokens.prompt += prompt_tokens;
+        self.counters.tokens.cached += cached_tokens;
         let fields = [
             ("request_id", id_value(&job.id)),
             ("prompt_bytes", facts.bytes.into()),
             ("prompt_sha256", facts.sha256.as_str().into()),
             ("prompt_tokens", prompt_tokens.into()),
+            ("cached_tokens", cached_tokens.into()),
             ("seed", job.seed.into()),
             ("queue_ms", rounded(queue_ms)),
         ];
         self.record(now, Level::Info, "execute_start", &fields);
-        self.tell_prefill(now, now, job, 0, prompt_tokens);
+        self.tell_prefill(now, now, job, cached_tokens, prompt_tokens);
     }
 
     fn tell_prefill(

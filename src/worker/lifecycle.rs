@@ -1,5 +1,6 @@
 //! From the load to the exit: loading, the end of input, draining, signals, and what ends the process.
 
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use worker_orcd_protocol::{
@@ -8,11 +9,12 @@ use worker_orcd_protocol::{
 
 use super::Worker;
 use super::loading::Loading;
-use crate::device::Device;
+use crate::device::{Device, PAGE_TOKENS};
 use crate::limits;
 use crate::load::ModelFacts;
 use crate::log::Level;
 use crate::pages::PagePool;
+use crate::prefix::PrefixCache;
 use crate::text::{ChatTemplate, Tokenizer};
 
 /// How far the worker's life is.
@@ -26,10 +28,19 @@ pub(super) enum Stage {
 /// A model in place.
 pub(super) struct Serving {
     pub(super) device: Box<dyn Device>,
-    pub(super) tokenizer: Tokenizer,
-    pub(super) template: Option<ChatTemplate>,
+    pub(super) tokenizer: Rc<Tokenizer>,
+    pub(super) template: Option<Rc<ChatTemplate>>,
     pub(super) model: ModelFacts,
     pub(super) pool: PagePool,
+    pub(super) prefixes: PrefixCache,
+}
+
+impl Serving {
+    /// Tokens that a sequence can come to which has at least `least`: the context, or what the pool holds where that is less.
+    pub(super) fn fits(&self, least: usize) -> usize {
+        let pool = self.pool.total().saturating_mul(PAGE_TOKENS);
+        self.model.context_length.min(pool.max(least))
+    }
 }
 
 /// Whether more input can come.

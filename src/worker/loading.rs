@@ -13,11 +13,14 @@ use crate::limits;
 use crate::load::{Load, LoadError, LoadStep, Loaded};
 use crate::log::Level;
 use crate::pages::PagePool;
+use crate::prefix::PrefixCache;
 
 /// A load under way.
 pub(super) struct Loading {
     load: Box<dyn Load>,
     since: Instant,
+    /// How much there is to load, as told last; `None` before anybody knows.
+    total: Option<u64>,
     /// Quarters of the load that were told: 0 before the first.
     quarters_told: u64,
     told_at: Instant,
@@ -28,6 +31,7 @@ impl Stage {
         Stage::Loading(Loading {
             load,
             since: now,
+            total: None,
             quarters_told: 0,
             told_at: now,
         })
@@ -57,6 +61,7 @@ impl Worker {
             // The file is not open yet, so nobody knows how much there is to do.
             return;
         }
+        loading.total = Some(total);
         let processed = processed.min(total);
         let reached = (u128::from(processed) * 4 / u128::from(total)) as u64 + 1;
         let mut told: Vec<u64> = (loading.quarters_told..reached)
@@ -91,14 +96,15 @@ impl Worker {
         let Stage::Loading(loading) = &self.stage else {
             return;
         };
-        let since = loading.since;
+        let (since, told_total) = (loading.since, loading.total);
         let Loaded {
             device,
             tokenizer,
             template,
             model,
         } = loaded;
-        let total = device.memory().weights_bytes;
+        let weights_bytes = device.memory().weights_bytes;
+        let total = told_total.unwrap_or(weights_bytes);
         self.tell_progress(
             now,
             LoadProgress {
@@ -112,7 +118,7 @@ impl Worker {
         let fields = [
             ("model", model.name.as_str().into()),
             ("device", model.device.as_str().into()),
-            ("weights_bytes", total.into()),
+            ("weights_bytes", weights_bytes.into()),
             ("kv_bytes", device.memory().kv_bytes.into()),
             ("load_ms", rounded(self.config.clock.ms(since, now))),
         ];
@@ -123,6 +129,7 @@ impl Worker {
             template,
             model,
             pool,
+            prefixes: PrefixCache::default(),
         }));
         let ready = self.ready();
         self.notify(Notification::Ready(Box::new(ready)));

@@ -4,6 +4,7 @@
 //! bounded piece of work while [`Worker::wants_work`], and takes the events with [`Worker::poll_event`] in between. `generate`
 //! requests run one at a time, first in, first out; everything else is answered between the pieces of their work.
 
+mod chat;
 mod config;
 mod controls;
 mod counters;
@@ -18,6 +19,7 @@ mod report;
 mod requests;
 mod run;
 mod side;
+mod state;
 
 pub use config::{Clock, ClockMode, Config};
 pub use lifecycle::{Connection, Ending, Flush, Signal};
@@ -30,6 +32,7 @@ use worker_orcd_protocol::{ErrorObject, Id, MethodResult, Notification, Outgoing
 
 use crate::load::Load;
 use crate::log::Log;
+use crate::state::{DiskStates, StateStore};
 use counters::Counters;
 use generate::Active;
 use lifecycle::{Drain, Input, Stage};
@@ -39,6 +42,7 @@ use side::SideJob;
 /// One worker: one model, one device, one request at a time.
 pub struct Worker {
     config: Config,
+    states: Box<dyn StateStore>,
     log: Log,
     stage: Stage,
     /// `generate` requests that wait.
@@ -99,6 +103,7 @@ impl Worker {
         let log = Log::new(config.log_level, config.log_format);
         let mut worker = Self {
             config,
+            states: Box::new(DiskStates),
             log,
             stage: Stage::loading(load, now),
             queue: VecDeque::new(),
@@ -119,6 +124,12 @@ impl Worker {
         worker
     }
 
+    /// Puts saved states somewhere else than on the disk.
+    pub fn with_states(mut self, states: Box<dyn StateStore>) -> Self {
+        self.states = states;
+        self
+    }
+
     /// Does one piece of work, which ends at about `until`. What the device has done is told by the next call, which then
     /// comes with the time of its end.
     pub fn step(&mut self, now: Instant, until: Instant) {
@@ -130,7 +141,7 @@ impl Worker {
             (Stage::Serving(_), turn) => {
                 let side = !self.side.is_empty();
                 let generate = self.active.is_some() || !self.queue.is_empty();
-                if side && (turn == Turn::Side || !generate) {
+                if side && (turn == Turn::Side || !generate || self.has_state_work()) {
                     self.turn = Turn::Generate;
                     self.side_piece(now);
                 } else if generate {

@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use worker_orcd_protocol::{
-    ErrorObject, FinishReason, GenerateParams, GenerateResult, MethodResult, Sampling, StopReason,
-    Timings, Usage,
+    ErrorObject, FinishReason, GenerateParams, GenerateResult, Id, MethodResult, Sampling,
+    StopReason, Timings, Usage,
 };
 
 use super::Worker;
@@ -13,7 +13,8 @@ use super::lifecycle::{Stage, rounded};
 use super::prompt_scores::PromptScores;
 use super::queue::Job;
 use super::report::id_value;
-use super::run::{Flight, Run};
+use super::run::{Cache, Flight, Run};
+use super::state::label;
 use crate::log::Level;
 use crate::session::Finish;
 
@@ -27,7 +28,7 @@ impl Worker {
             }
             Work::Running(run) => run,
         };
-        self.release(&mut run);
+        self.release(&job.id, &mut run);
         let tail = run.session.end(finish);
         run.text.push_str(&tail);
         let (tail, text) = if job.params.stream {
@@ -117,7 +118,7 @@ impl Worker {
         let error = match active.work {
             Work::Resolving(_) | Work::Preparing(_) => error,
             Work::Running(mut run) => {
-                self.release(&mut run);
+                self.release(&active.job.id, &mut run);
                 error.with_usage(run.usage())
             }
         };
@@ -135,7 +136,7 @@ impl Worker {
     }
 
     /// Takes device and pages back from a generation.
-    fn release(&mut self, run: &mut Run) {
+    fn release(&mut self, id: &Id, run: &mut Run) {
         let Stage::Serving(serving) = &mut self.stage else {
             return;
         };
@@ -145,13 +146,22 @@ impl Worker {
             }
             Flight::Idle | Flight::Landed { .. } | Flight::Scored { .. } => {}
         }
-        serving.pool.give_back(std::mem::take(&mut run.pages));
+        let pages = std::mem::take(&mut run.pages);
+        match run.cache {
+            Cache::Used => {
+                let seen = run.session.seen();
+                serving
+                    .prefixes
+                    .keep(&mut serving.pool, seen, pages, &label(id));
+            }
+            Cache::PassedBy => serving.pool.give_back(pages),
+        }
     }
 
     fn timings(&self, now: Instant, job: &Job, run: &Run) -> Timings {
         let clock = self.config.clock;
         let since = |from: Option<Instant>| from.map_or(0.0, |from| clock.ms(from, now));
-        let prompt_tokens = run.session.prompt_tokens();
+        let evaluated = run.session.prompt_tokens() - run.cached_tokens;
         let after_first = run.session.completion_tokens().saturating_sub(1);
         Timings {
             queue_ms: clock.ms(job.received, run.started),
@@ -162,7 +172,7 @@ impl Worker {
             decode_ms: since(run.first_token),
             prompt_per_second: run
                 .prefilled
-                .map_or(0.0, |end| clock.per_second(prompt_tokens, run.started, end)),
+                .map_or(0.0, |end| clock.per_second(evaluated, run.started, end)),
             predicted_per_second: run
                 .first_token
                 .map_or(0.0, |first| clock.per_second(after_first, first, now)),

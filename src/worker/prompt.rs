@@ -3,16 +3,11 @@
 use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
-use worker_orcd_protocol::{
-    ApplyTemplateParams, Content, ErrorCode, ErrorObject, GenerateInput, GenerateParams, Message,
-};
+use worker_orcd_protocol::{ErrorCode, ErrorObject, GenerateInput, GenerateParams};
 
 use super::lifecycle::Serving;
 use crate::limits;
-use crate::text::{
-    AddSpecial, ChatTemplate, Encoding, EncodingStep, GenerationPrompt, ParseSpecial,
-    RenderOptions, Tokenizer, TokenizerError,
-};
+use crate::text::{AddSpecial, Encoding, EncodingStep, ParseSpecial, Tokenizer, TokenizerError};
 
 /// A prompt in the making.
 pub(super) enum Preparation {
@@ -141,19 +136,10 @@ impl Source {
                 )?;
                 Ok(Source::TokenIds(token_ids))
             }
-            Some(GenerateInput::Messages {
-                messages,
-                add_generation_prompt,
-                chat_template_kwargs,
-            }) => {
-                let conversation = ApplyTemplateParams {
-                    messages,
-                    add_generation_prompt,
-                    chat_template_kwargs,
-                };
+            Some(GenerateInput::Messages(conversation)) => {
                 // The template writes the special tokens itself, by name.
                 Ok(Source::Text {
-                    text: render(serving.template.as_ref(), conversation, wall)?,
+                    text: super::chat::render(serving, *conversation, wall)?,
                     add_special: AddSpecial::No,
                     parse_special: ParseSpecial::Yes,
                     field: "messages",
@@ -223,42 +209,6 @@ impl Source {
             }
         }
     }
-}
-
-/// Renders a conversation with the model's template.
-pub(super) fn render(
-    template: Option<&ChatTemplate>,
-    conversation: ApplyTemplateParams,
-    now: SystemTime,
-) -> Result<String, ErrorObject> {
-    let Some(template) = template else {
-        return Err(ErrorObject::new(
-            ErrorCode::TemplateError,
-            "the model has no chat template; send a prompt, or start the worker with --chat-template",
-        ));
-    };
-    // Most templates concatenate strings and fail on parts, and text parts say no more than their text.
-    let as_text = |mut message: Message| {
-        message.content = Content::Text(message.content.into_text());
-        message
-    };
-    let messages: Vec<Message> = conversation.messages.into_iter().map(as_text).collect();
-    let messages = serde_json::to_value(messages).map_err(|error| {
-        ErrorObject::new(ErrorCode::Internal, format!("messages to JSON: {error}"))
-    })?;
-    let options = RenderOptions {
-        generation_prompt: if conversation.add_generation_prompt {
-            GenerationPrompt::Add
-        } else {
-            GenerationPrompt::Omit
-        },
-        tools: None,
-        kwargs: conversation.chat_template_kwargs,
-        now,
-    };
-    template
-        .render(&messages, &options)
-        .map_err(|error| ErrorObject::new(ErrorCode::TemplateError, error.to_string()))
 }
 
 /// Refuses token ids that the vocabulary does not have.

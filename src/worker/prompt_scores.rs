@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use worker_orcd_protocol::{Id, Notification, PromptLogprob, PromptLogprobs, limits as wire};
+use worker_orcd_protocol::{
+    GenerateParams, Id, Notification, PromptLogprob, PromptLogprobs, limits as wire,
+};
 
 use super::run::{token_text, top_logprobs};
 use crate::limits;
@@ -35,10 +37,15 @@ pub(super) struct Target {
 }
 
 impl PromptScores {
-    /// Nothing is known but the first token, before which there is nothing.
-    pub(super) fn new(top: usize, first: u32, tokenizer: &Tokenizer) -> Self {
+    /// Where they are wanted: nothing is known but the first token, before which there is nothing.
+    pub(super) fn wanted(
+        params: &GenerateParams,
+        session: &Session,
+        tokenizer: &Tokenizer,
+    ) -> Option<Self> {
+        let first = *session.tokens().first()?;
         let mut scores = Self {
-            top,
+            top: params.prompt_logprobs? as usize,
             rows: 0..0,
             position: 0,
             from: 0,
@@ -51,7 +58,7 @@ impl PromptScores {
             logprob: None,
             top_logprobs: Vec::new(),
         });
-        scores
+        Some(scores)
     }
 
     /// A step of so many tokens from `position` on is done: a row says something of the token after it, if that is the prompt's.

@@ -2,11 +2,14 @@
 
 use std::time::Instant;
 
-use worker_orcd_protocol::codec::{Line, decode_line};
-use worker_orcd_protocol::{Call, ErrorCode, ErrorObject, Id, MethodResult, Request, ShutdownMode};
+use worker_orcd_protocol::codec::{Line, Reject, decode_line};
+use worker_orcd_protocol::{
+    Call, ErrorCode, ErrorObject, Id, Method, MethodResult, Request, ShutdownMode,
+};
 
 use super::Worker;
 use super::side::SideWork;
+use super::state::StateWork;
 use crate::limits;
 
 impl Worker {
@@ -18,11 +21,21 @@ impl Worker {
         match line {
             Line::TooLong { bytes } => self.answer_error(None, ErrorObject::line_too_long(bytes)),
             Line::Complete(bytes) => match decode_line(bytes) {
-                Err(reject) => self.events.push_back(reject.into()),
+                Err(reject) => self.refuse(reject),
                 Ok(call) => self.handle_call(now, call, bytes.len()),
             },
         }
         self.settle(now);
+    }
+
+    /// Answers a line that is no request that can be taken.
+    fn refuse(&mut self, reject: Reject) {
+        if reject.method == Some(Method::Generate) {
+            self.counters.requests.rejected += 1;
+        }
+        // With an id that is taken, the error would look like the end of the request that has it.
+        let id = reject.id.filter(|id| !self.is_taken(id));
+        self.answer_error(id, reject.error);
     }
 
     fn handle_call(&mut self, now: Instant, call: Call, bytes: usize) {
@@ -68,6 +81,12 @@ impl Worker {
             Request::ApplyTemplate(params) => {
                 self.accept_side(id, SideWork::apply_template(params), bytes);
             }
+            Request::SaveState(params) => {
+                self.accept_side(id, SideWork::State(StateWork::Save(params)), bytes);
+            }
+            Request::LoadState(params) => {
+                self.accept_side(id, SideWork::State(StateWork::Load(params)), bytes);
+            }
             Request::Metrics(params) => {
                 let metrics = self.metrics(now, params.format);
                 self.answer(id, MethodResult::Metrics(Box::new(metrics)));
@@ -106,7 +125,9 @@ fn is_new_work(request: &Request) -> bool {
         Request::Generate(_)
         | Request::Tokenize(_)
         | Request::Detokenize(_)
-        | Request::ApplyTemplate(_) => true,
+        | Request::ApplyTemplate(_)
+        | Request::SaveState(_)
+        | Request::LoadState(_) => true,
         Request::Initialize(_)
         | Request::Cancel(_)
         | Request::Health

@@ -11,7 +11,8 @@ use super::lifecycle::Serving;
 use super::prompt_scores::{PromptScores, Target};
 use super::queue::Job;
 use crate::device::{DeviceError, Output, PAGE_TOKENS, Rows, Step};
-use crate::pages::PageTable;
+use crate::pages::{PageTable, pages_for};
+use crate::prefix::{PageCopy, Reused};
 use crate::sampling::{
     SampleStep, SamplingParams, TokenSet, TopLogprobs, uniform, uniform_for_xtc,
 };
@@ -22,6 +23,9 @@ use crate::text::Tokenizer;
 pub(super) struct Run {
     pub(super) session: Session,
     pub(super) pages: PageTable,
+    pub(super) cache: Cache,
+    /// Tokens of the prompt that were in the pages before.
+    pub(super) cached_tokens: usize,
     pub(super) params: SamplingParams,
     pub(super) controls: Controls,
     /// Log-probabilities of the prompt, where they are wanted.
@@ -34,6 +38,13 @@ pub(super) struct Run {
     /// Text and log-probabilities for a response without streaming.
     pub(super) text: String,
     pub(super) entries: Vec<TokenLogprob>,
+}
+
+/// Whether a generation begins with what others have left, and leaves its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cache {
+    Used,
+    PassedBy,
 }
 
 /// What the device is doing.
@@ -57,16 +68,22 @@ pub(super) enum Flight {
 }
 
 impl Run {
+    /// A generation that begins now, with what is in these pages.
     pub(super) fn new(
         now: Instant,
-        session: Session,
-        pages: PageTable,
+        mut session: Session,
+        reused: Reused,
         params: &GenerateParams,
         controls: Controls,
     ) -> Self {
+        session.reuse(reused.tokens);
+        let mut pages = reused.pages;
+        pages.reserve(pages_for(session.tokens_max()));
         Self {
             session,
             pages,
+            cache: cache(params),
+            cached_tokens: reused.tokens,
             params: sampling_params(params),
             controls,
             scores: None,
@@ -107,7 +124,12 @@ impl Run {
             Then::Continue => Rows::None,
             Then::Sample => Rows::Last,
         };
-        let (pages, tokens, position) = (self.pages.as_slice(), chunk.tokens, chunk.position);
+        let (tokens, position) = (chunk.tokens, chunk.position);
+        serving
+            .prefixes
+            .grow(&mut serving.pool, &mut self.pages, position + tokens.len())
+            .map_err(|exhausted| DeviceError::Step(exhausted.to_string()))?;
+        let pages = self.pages.as_slice();
         device.forward(Step {
             pages,
             tokens,
@@ -172,26 +194,62 @@ impl Run {
     pub(super) fn usage(&self) -> Usage {
         Usage::new(
             self.session.prompt_tokens() as u64,
-            0,
+            self.cached_tokens as u64,
             self.session.completion_tokens() as u64,
         )
     }
 }
 
-/// The pages that so many positions need, or VRAM_OOM.
-pub(super) fn take_pages(serving: &mut Serving, tokens: usize) -> Result<PageTable, ErrorObject> {
-    serving.pool.take(tokens).map_err(|exhausted| {
-        let page_bytes = serving.device.memory().kv_bytes / (exhausted.total.max(1) as u64);
-        let details = ErrorDetails {
-            required_bytes: Some(exhausted.wanted as u64 * page_bytes),
-            available_bytes: Some(exhausted.free as u64 * page_bytes),
-            ..ErrorDetails::default()
-        };
-        let message = format!(
-            "{exhausted} ({PAGE_TOKENS} tokens a page); lower max_tokens or shorten the prompt"
-        );
-        ErrorObject::new(ErrorCode::VramOom, message).with_details(details)
-    })
+/// VRAM_OOM where the pool is too small for a sequence of so many tokens. What earlier requests have left in it does not count: it
+/// makes room.
+pub(super) fn check_room(serving: &Serving, tokens: usize) -> Result<(), ErrorObject> {
+    let (wanted, total) = (pages_for(tokens), serving.pool.total());
+    if wanted <= total {
+        return Ok(());
+    }
+    let page_bytes = serving.device.memory().kv_bytes / (total.max(1) as u64);
+    let details = ErrorDetails {
+        required_bytes: Some(wanted as u64 * page_bytes),
+        available_bytes: Some(total as u64 * page_bytes),
+        ..ErrorDetails::default()
+    };
+    let message = format!(
+        "{wanted} KV pages of {PAGE_TOKENS} tokens are needed, there are {total}; lower max_tokens, shorten the prompt, or start the worker \
+         with more --kv-bytes"
+    );
+    Err(ErrorObject::new(ErrorCode::VramOom, message).with_details(details))
+}
+
+/// What of a prompt is in the pool already.
+pub(super) fn reuse(
+    serving: &mut Serving,
+    prompt: &[u32],
+    params: &GenerateParams,
+) -> Result<Reused, DeviceError> {
+    let reused = match cache(params) {
+        // Every token is scored by a row, and what is in the pool has none.
+        Cache::Used if params.prompt_logprobs.is_some() => Reused::default(),
+        Cache::Used => serving.prefixes.begin(&mut serving.pool, prompt),
+        Cache::PassedBy => Reused::default(),
+    };
+    let Some(PageCopy { from, to }) = reused.copy else {
+        return Ok(reused);
+    };
+    match serving.device.copy_page(from, to) {
+        Ok(()) => Ok(reused),
+        Err(error) => {
+            serving.pool.give_back(reused.pages);
+            Err(error)
+        }
+    }
+}
+
+fn cache(params: &GenerateParams) -> Cache {
+    if params.cache_prompt {
+        Cache::Used
+    } else {
+        Cache::PassedBy
+    }
 }
 
 /// What a token means for a generation.

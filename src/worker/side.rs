@@ -9,9 +9,11 @@ use worker_orcd_protocol::{
 };
 
 use super::Worker;
-use super::lifecycle::{Serving, Stage};
-use super::prompt;
+use super::lifecycle::{Serving, Stage, device_error};
+use super::state::StateWork;
+use super::{chat, prompt};
 use crate::limits;
+use crate::state::StateStore;
 use crate::text::{AddSpecial, Encoding, EncodingStep, ParseSpecial, TextDecoder, Tokenizer};
 
 /// A request that waits for the host or is being worked on.
@@ -40,13 +42,15 @@ pub(super) enum SideWork {
         content: String,
     },
     ApplyTemplate(Box<ApplyTemplateParams>),
+    State(StateWork),
 }
 
 /// What a piece of it came to.
-enum SideStep {
+pub(super) enum SideStep {
     GoesOn(SideWork),
     Done(MethodResult),
     Failed(ErrorObject),
+    DeviceLost(String),
 }
 
 impl SideWork {
@@ -69,7 +73,7 @@ impl SideWork {
     }
 
     /// One piece of about a millisecond; the rendering of a template is one piece and bounded by its fuel.
-    fn step(self, serving: &Serving, wall: SystemTime) -> SideStep {
+    fn step(self, serving: &mut Serving, states: &dyn StateStore, wall: SystemTime) -> SideStep {
         match self {
             SideWork::Tokenize(params) => {
                 let TokenizeParams {
@@ -107,14 +111,13 @@ impl SideWork {
                 decoder,
                 content,
             } => detokenize(token_ids, done, decoder, content, &serving.tokenizer),
-            SideWork::ApplyTemplate(params) => {
-                match prompt::render(serving.template.as_ref(), *params, wall) {
-                    Ok(prompt) => {
-                        SideStep::Done(MethodResult::ApplyTemplate(ApplyTemplateResult { prompt }))
-                    }
-                    Err(error) => SideStep::Failed(error),
+            SideWork::ApplyTemplate(params) => match chat::render(serving, *params, wall) {
+                Ok(prompt) => {
+                    SideStep::Done(MethodResult::ApplyTemplate(ApplyTemplateResult { prompt }))
                 }
-            }
+                Err(error) => SideStep::Failed(error),
+            },
+            SideWork::State(work) => work.step(serving, states),
         }
     }
 }
@@ -203,19 +206,29 @@ impl Worker {
         }
     }
 
+    /// Whether the first side job is one that a `generate` has to wait for.
+    pub(super) fn has_state_work(&self) -> bool {
+        let first = self.side.front();
+        first.is_some_and(|job| matches!(job.work, SideWork::State(_)))
+    }
+
     /// Does one piece of the first side job.
     pub(super) fn side_piece(&mut self, now: Instant) {
-        let Stage::Serving(serving) = &self.stage else {
+        let Stage::Serving(serving) = &mut self.stage else {
             return;
         };
         let Some(SideJob { id, bytes, work }) = self.side.pop_front() else {
             return;
         };
-        let step = work.step(serving, self.config.clock.wall(now));
+        let step = work.step(serving, &*self.states, self.config.clock.wall(now));
         match step {
             SideStep::GoesOn(work) => return self.side.push_front(SideJob { id, bytes, work }),
             SideStep::Done(result) => self.answer(id, result),
             SideStep::Failed(error) => self.answer_error(Some(id), error),
+            SideStep::DeviceLost(reason) => {
+                self.answer_error(Some(id), device_error(&reason, &self.config.device_name));
+                self.device_lost(now, &reason);
+            }
         }
         self.queued_bytes = self.queued_bytes.saturating_sub(bytes);
     }

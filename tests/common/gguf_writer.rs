@@ -23,9 +23,7 @@ pub mod value_type {
 /// The numbers that files give the tensor types that tests write.
 pub mod tensor_type {
     pub const F32: u32 = 0;
-    pub const F16: u32 = 1;
     pub const Q4_0: u32 = 2;
-    pub const Q4_1: u32 = 3;
     pub const Q8_0: u32 = 8;
     pub const Q4_K: u32 = 12;
 }

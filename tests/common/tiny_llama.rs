@@ -4,6 +4,7 @@
 use half::f16;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
+use worker_orcd::gguf::GgmlType;
 use worker_orcd::quant::TensorType;
 
 use super::gguf_writer::{GgufWriter, tensor_type};
@@ -24,10 +25,10 @@ pub enum Scaling {
     Factors,
 }
 
-/// A llama's shape. Matrices are of the type `matrices` where their rows are whole blocks, else F16.
+/// A llama's shape. Matrices take the types of `matrices` in turn, F16 where their rows are no whole blocks of it.
 #[derive(Clone, Copy, Debug)]
 pub struct TinyLlama {
-    pub matrices: TensorType,
+    pub matrices: &'static [TensorType],
     pub n_embd: usize,
     pub n_heads: usize,
     pub n_kv_heads: usize,
@@ -47,17 +48,19 @@ pub const EPS: f32 = 1e-5;
 
 impl TinyLlama {
     /// Three query heads over one; heads of 20, of which 12 are rotated; no width but the quantised rows' a multiple of 16.
-    pub fn new(matrices: TensorType) -> Self {
+    pub fn new(kind: TensorType) -> Self {
+        static ALL: [TensorType; TensorType::ALL.len()] = TensorType::ALL;
+        let place = ALL.iter().position(|k| *k == kind).expect("a known type");
         Self {
-            matrices,
-            n_embd: 64,
+            matrices: &ALL[place..=place],
+            n_embd: kind.block_len().max(64),
             n_heads: 3,
             n_kv_heads: 1,
             head_dim: 20,
             rope_dims: 12,
             rope_base: 10_000.0,
             scaling: Scaling::None,
-            n_ff: 96,
+            n_ff: 96usize.next_multiple_of(kind.block_len()),
             n_vocab: 77,
             n_layers: 2,
             head: Head::Separate,
@@ -73,7 +76,7 @@ impl TinyLlama {
         );
         let mut w = Weights {
             rng: ChaCha8Rng::seed_from_u64(self.seed),
-            kind: self.matrices,
+            kinds: self.matrices.iter().cycle(),
             writer: self.header(),
         };
         w.matrix("token_embd.weight", self.n_vocab, self.n_embd);
@@ -125,7 +128,7 @@ impl TinyLlama {
 /// Tensors in the making. Matrices are scaled so that activations stay near 1 and attention is neither flat nor all on one position.
 struct Weights {
     rng: ChaCha8Rng,
-    kind: TensorType,
+    kinds: std::iter::Cycle<std::slice::Iter<'static, TensorType>>,
     writer: GgufWriter,
 }
 
@@ -144,8 +147,9 @@ impl Weights {
     }
 
     fn matrix(&mut self, name: &str, rows: usize, cols: usize) {
-        let kind = if cols.is_multiple_of(self.kind.block_len()) {
-            self.kind
+        let wanted = *self.kinds.next().expect("a type at least");
+        let kind = if cols.is_multiple_of(wanted.block_len()) {
+            wanted
         } else {
             TensorType::F16
         };
@@ -154,37 +158,41 @@ impl Weights {
         let bytes: Vec<u8> = (0..blocks)
             .flat_map(|_| self.block(kind, deviation))
             .collect();
-        let type_id = match kind {
-            TensorType::F32 => tensor_type::F32,
-            TensorType::F16 => tensor_type::F16,
-            TensorType::Q4_0 => tensor_type::Q4_0,
-            TensorType::Q4_1 => tensor_type::Q4_1,
-            TensorType::Q8_0 => tensor_type::Q8_0,
-        };
+        let type_id = GgmlType::from_name(kind.name()).expect("in files").id();
         self.put(name, &[cols as u64, rows as u64], type_id, bytes);
     }
 
-    /// One block whose weights deviate from 0 by about `deviation`.
+    /// One block whose weights deviate from 0 by about `deviation`. Quants are random, and so are the scales in a superblock; minima are
+    /// such that the mean is 0. The divisors are what the deviation would be under a scale of 1.
     fn block(&mut self, kind: TensorType, deviation: f32) -> Vec<u8> {
-        let half = |value: f32| f16::from_f32(value).to_le_bytes();
         let uniform = 3f32.sqrt() * deviation;
-        let factor = self.number(0.7, 1.3) * deviation;
+        let d = self.number(0.7, 1.3) * deviation;
         match kind {
             TensorType::F32 => self.number(-uniform, uniform).to_le_bytes().to_vec(),
-            TensorType::F16 => half(self.number(-uniform, uniform)).to_vec(),
-            TensorType::Q4_0 => [&half(factor / 4.6)[..], &self.bytes::<16>()].concat(),
-            TensorType::Q4_1 => [
-                &half(factor / 4.6)[..],
-                &half(-7.5 * factor / 4.6),
-                &self.bytes::<16>(),
-            ]
-            .concat(),
-            TensorType::Q8_0 => [&half(factor / 74.0)[..], &self.bytes::<32>()].concat(),
+            TensorType::F16 => halves(&[self.number(-uniform, uniform)]),
+            TensorType::BF16 => self.number(-uniform, uniform).to_le_bytes()[2..].to_vec(),
+            TensorType::Q4_0 => [halves(&[d / 4.6]), self.bytes(16)].concat(),
+            TensorType::Q4_1 => [halves(&[d / 4.6, -7.5 * d / 4.6]), self.bytes(16)].concat(),
+            TensorType::Q5_0 => [halves(&[d / 9.2]), self.bytes(20)].concat(),
+            TensorType::Q5_1 => [halves(&[d / 9.2, -15.5 * d / 9.2]), self.bytes(20)].concat(),
+            TensorType::Q8_0 => [halves(&[d / 74.0]), self.bytes(32)].concat(),
+            TensorType::Q2_K => [self.bytes(80), halves(&[d / 14.0, 1.5 * d / 14.0])].concat(),
+            TensorType::Q3_K => [self.bytes(108), halves(&[d / 42.0])].concat(),
+            TensorType::Q4_K => [halves(&[d / 258.0, 7.5 * d / 258.0]), self.bytes(140)].concat(),
+            TensorType::Q5_K => [halves(&[d / 527.0, 15.5 * d / 527.0]), self.bytes(172)].concat(),
+            TensorType::Q6_K => [self.bytes(208), halves(&[d / 1366.0])].concat(),
+            TensorType::Q8_K => [(d / 74.0).to_le_bytes().to_vec(), self.bytes(288)].concat(),
+            TensorType::IQ4_NL => [halves(&[d / 69.0]), self.bytes(16)].concat(),
+            TensorType::IQ4_XS => [halves(&[d / 1270.0]), self.bytes(134)].concat(),
+            TensorType::MXFP4 => {
+                let exponent = (d / 5.9).log2().round() as i32 + 128;
+                [vec![exponent as u8], self.bytes(16)].concat()
+            }
         }
     }
 
-    fn bytes<const N: usize>(&mut self) -> [u8; N] {
-        let mut bytes = [0; N];
+    fn bytes(&mut self, n: usize) -> Vec<u8> {
+        let mut bytes = vec![0; n];
         self.rng.fill_bytes(&mut bytes);
         bytes
     }
@@ -193,4 +201,10 @@ impl Weights {
         let writer = std::mem::take(&mut self.writer);
         self.writer = writer.tensor(name, dims, type_id, bytes);
     }
+}
+
+/// Halves as they are stored.
+fn halves(values: &[f32]) -> Vec<u8> {
+    let halves = values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes());
+    halves.collect()
 }

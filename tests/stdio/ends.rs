@@ -1,23 +1,17 @@
 //! How the process ends, and with which code.
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Running, command, generate, model, with_model};
+use crate::common::say;
+use crate::support::{Running, SOON, command, fake, generate};
 
-/// A second is what an orchestrator is promised; a busy machine gets a little more.
-const SOON: Duration = Duration::from_secs(2);
-
-fn fatal_of(mut command: Command) -> (Option<i32>, Value) {
-    // The request is there before the worker is: one that fails at once may be gone before it could be written.
-    let (reader, mut writer) = std::io::pipe().expect("a pipe");
-    writeln!(writer, "{}", generate(1, json!({"prompt": "p"}))).expect("written");
-    command.stdin(reader);
-    let mut worker = Running::start(command);
+fn fatal_of(command: Command) -> (Option<i32>, Value) {
+    let mut worker = Running::start_with(command, &[generate(1, json!({"prompt": "p"}))]);
     let said = worker.rest();
     let last = said.last().expect("a line").clone();
     assert_eq!(last["method"], "fatal");
@@ -90,168 +84,8 @@ fn a_wrong_command_line_is_told_on_stderr_alone() {
 }
 
 #[test]
-fn sigterm_drains_and_a_second_one_does_not_wait() {
-    let Some(command) = with_model(&[]) else {
-        return;
-    };
-    let mut worker = Running::start(command);
-    worker.say(&generate(
-        1,
-        json!({"prompt": "Hello", "max_tokens": 10, "ignore_eos": true}),
-    ));
-    worker.until_method("token");
-    worker.signal(Signal::TERM);
-    let said = worker.rest();
-    assert_eq!(
-        said.last().expect("a line")["result"]["usage"]["completion_tokens"],
-        10
-    );
-    assert_eq!(worker.code(), Some(0));
-
-    let Some(command) = with_model(&[]) else {
-        return;
-    };
-    let mut worker = Running::start(command);
-    worker.say(&generate(
-        1,
-        json!({"prompt": "Hello", "max_tokens": 1000, "ignore_eos": true}),
-    ));
-    worker.until_method("token");
-    worker.signal(Signal::TERM);
-    worker.say(&generate(2, json!({"prompt": "Hello"})));
-    assert_eq!(worker.response(2)["error"]["data"]["code"], "SHUTTING_DOWN");
-    worker.signal(Signal::TERM);
-    let (status, took) = worker.wait();
-    assert_eq!(status.code(), Some(143));
-    assert!(took < SOON, "{took:?}");
-    assert_eq!(worker.rest().last().expect("a line")["method"], "fatal");
-}
-
-#[test]
-fn sigint_cancels_and_says_so() {
-    let Some(command) = with_model(&[]) else {
-        return;
-    };
-    let mut worker = Running::start(command);
-    worker.say(&generate(1, json!({"prompt": "Hello", "ignore_eos": true})));
-    worker.until_method("token");
-    worker.signal(Signal::INT);
-    let said = worker.rest();
-    assert_eq!(said[said.len() - 2]["result"]["finish_reason"], "cancelled");
-    assert_eq!(said[said.len() - 1]["method"], "fatal");
-    assert_eq!(worker.code(), Some(130));
-}
-
-#[test]
-fn when_nobody_reads_any_more_the_worker_ends() {
-    for busy in [true, false] {
-        let Some(command) = with_model(&[]) else {
-            return;
-        };
-        let (mut worker, stdout) = Running::start_unread(command);
-        let mut reader = BufReader::new(stdout);
-        if busy {
-            worker.say(&generate(1, json!({"prompt": "Hello", "ignore_eos": true})));
-        }
-        let wanted = if busy { "\"token\"" } else { "\"ready\"" };
-        let mut line = String::new();
-        while !line.contains(wanted) {
-            line.clear();
-            assert!(reader.read_line(&mut line).expect("a line") > 0);
-        }
-        drop(reader);
-        let (status, took) = worker.wait();
-        assert_eq!(status.code(), Some(74), "busy: {busy}");
-        assert!(took < SOON, "{took:?}");
-    }
-}
-
-#[test]
-fn when_the_parent_is_killed_the_worker_ends_though_others_hold_its_stdin() {
-    let Some(model) = model() else { return };
-    // In all phases: idle, with a generation, and at once.
-    for request in [
-        "",
-        "{\"id\":1,\"method\":\"generate\",\"params\":{\"prompt\":\"Hello\",\"ignore_eos\":true}}\n",
-    ] {
-        for wanted in [
-            "progress",
-            if request.is_empty() { "ready" } else { "token" },
-        ] {
-            // The shell is the parent; this test holds the other end of stdin, as a sibling would.
-            let script = "exec 3<&0; \"$0\" --model \"$1\" --device cpu <&3 3<&- & wait";
-            let mut parent = Command::new("sh");
-            parent
-                .args(["-c", script, env!("CARGO_BIN_EXE_worker-orcd")])
-                .arg(&model);
-            parent
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::null());
-            let (mut parent, stdout) = Running::start_unread(parent);
-            parent
-                .stdin
-                .as_mut()
-                .expect("stdin")
-                .write_all(request.as_bytes())
-                .expect("written");
-            let mut reader = BufReader::new(stdout);
-            let mut line = String::new();
-            while !line.contains(&format!("\"{wanted}\"")) {
-                line.clear();
-                assert!(
-                    reader.read_line(&mut line).expect("a line") > 0,
-                    "{wanted} never comes"
-                );
-            }
-            parent.child.kill().expect("killed");
-            let since = Instant::now();
-            let mut last = String::new();
-            for line in reader.lines().map_while(Result::ok) {
-                last = line;
-            }
-            assert!(
-                since.elapsed() < SOON,
-                "{:?} after {wanted}",
-                since.elapsed()
-            );
-            assert!(
-                last.contains("\"fatal\"") && last.contains("parent"),
-                "{last}"
-            );
-        }
-    }
-}
-
-#[test]
-fn another_process_can_be_watched_and_none() {
-    let Some(command) = with_model(&["--parent-pid", "0"]) else {
-        return;
-    };
-    let mut unwatched = Running::start(command);
-    unwatched.until_method("ready");
-
-    let mut watched = Command::new("sleep").arg("1000").spawn().expect("sleep");
-    let command = with_model(&["--parent-pid", &watched.id().to_string()]);
-    let mut worker = Running::start(command.expect("the model of a moment ago"));
-    worker.until_method("ready");
-    watched.kill().expect("killed");
-    watched.wait().expect("waited");
-    assert_eq!(worker.code(), Some(74));
-
-    // A process that is gone already.
-    let Some(command) = with_model(&["--parent-pid", &watched.id().to_string()]) else {
-        return;
-    };
-    assert_eq!(Running::start(command).code(), Some(74));
-}
-
-#[test]
 fn shutdown_is_answered_last() {
-    let Some(command) = with_model(&[]) else {
-        return;
-    };
-    let mut worker = Running::start(command);
+    let mut worker = Running::start(fake("", &[]));
     worker.until_method("ready");
     worker.say(&generate(1, json!({"prompt": "Hello", "max_tokens": 3})));
     worker.say(&json!({"id": 2, "method": "shutdown"}));
@@ -261,4 +95,113 @@ fn shutdown_is_answered_last() {
         &json!({"jsonrpc": "2.0", "id": 2, "result": {}})
     );
     assert_eq!(worker.code(), Some(0));
+}
+
+#[test]
+fn a_load_that_fails_has_its_code_and_answers_what_was_asked() {
+    for (code, name) in [
+        (65, "MODEL_LOAD_FAILED"),
+        (66, "MODEL_LOAD_FAILED"),
+        (69, "MODEL_LOAD_FAILED"),
+        (75, "INSUFFICIENT_VRAM"),
+        (76, "CUDA_ERROR"),
+    ] {
+        let (exit, error) = fatal_of(fake(&format!("load_ms=30,load_exit={code}"), &[]));
+        assert_eq!(exit, Some(code));
+        assert_eq!(error["data"]["code"], name, "{error}");
+    }
+}
+
+#[test]
+fn a_device_that_is_lost_and_a_bug_end_the_worker_with_a_fatal() {
+    let ask = |id: u32| generate(id, json!({"prompt": "p", "ignore_eos": true}));
+    let mut worker = Running::start_with(fake("lose_at=3", &[]), &[ask(1), ask(2)]);
+    let said = worker.rest();
+    let [.., first, second, fatal] = &said[..] else {
+        panic!("too little is said: {said:#?}");
+    };
+    assert_eq!((&first["id"], &second["id"]), (&json!(1), &json!(2)));
+    assert_eq!(first["error"]["data"]["usage"]["completion_tokens"], 2);
+    assert_eq!(fatal["method"], "fatal");
+    assert_eq!(fatal["params"]["error"]["data"]["code"], "CUDA_ERROR");
+    assert_eq!(worker.code(), Some(76));
+
+    let mut worker = Running::start_with(fake("panic_at=3", &[]), &[ask(1)]);
+    let said = worker.rest();
+    assert_eq!(said.iter().filter(|m| m["method"] == "token").count(), 2);
+    let last = said.last().expect("a line");
+    assert_eq!(last["method"], "fatal");
+    assert_eq!(last["params"]["error"]["data"]["code"], "INTERNAL");
+    assert_eq!(worker.code(), Some(70));
+}
+
+#[test]
+fn a_step_that_fails_costs_one_request() {
+    let mut worker = Running::start(fake("fail_at=3", &[]));
+    for id in 1..3 {
+        let params = json!({"prompt": "p", "ignore_eos": true, "max_tokens": 5});
+        worker.say(&generate(id, params));
+    }
+    let failed = worker.response(1);
+    assert_eq!(failed["error"]["data"]["usage"]["completion_tokens"], 2);
+    let done = worker.response(2);
+    assert_eq!(done["result"]["usage"]["completion_tokens"], 5);
+    drop(worker.stdin.take());
+    assert_eq!(worker.code(), Some(0));
+}
+
+#[test]
+fn when_nobody_reads_any_more_the_worker_ends() {
+    let prompt = "p".repeat(2000);
+    let long = json!({"prompt": prompt, "ignore_eos": true, "return_progress": true});
+    for (phase, keys, wanted) in [
+        ("load", "load_ms=60000", "\"progress\""),
+        ("idle", "", "\"ready\""),
+        ("prefill", "prompt_tokens_per_second=100", "\"started\""),
+        ("decode", "tokens_per_second=50", "\"token\""),
+    ] {
+        let (mut worker, stdout) = Running::start_unread(fake(keys, &[]));
+        if !matches!(phase, "load" | "idle") {
+            worker.say(&generate(1, long.clone()));
+        }
+        let mut reader = BufReader::new(stdout);
+        let mut line = String::new();
+        while !line.contains(wanted) {
+            line.clear();
+            assert!(reader.read_line(&mut line).expect("a line") > 0, "{phase}");
+        }
+        drop(reader);
+        let (status, took) = worker.wait();
+        say(&format!("nobody reads during {phase}: gone in {took:?}"));
+        assert_eq!(status.code(), Some(74), "{phase}");
+        assert!(took < SOON, "{phase}: {took:?}");
+    }
+}
+
+#[test]
+fn nobody_reads_and_the_output_is_stuck_already() {
+    let (mut worker, stdout) = Running::start_unread(fake("", &["--ctx", "65536"]));
+    let params = json!({"prompt": "p", "ignore_eos": true, "max_tokens": 60000});
+    worker.say(&generate(1, params));
+    std::thread::sleep(Duration::from_millis(100));
+    drop(stdout);
+    let (status, took) = worker.wait();
+    assert_eq!(status.code(), Some(74));
+    assert!(took < SOON, "{took:?}");
+}
+
+#[test]
+fn an_exit_does_not_wait_for_ever_for_a_reader() {
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 0)] {
+        let flags = ["--ctx", "65536", "--drain-ms", "100"];
+        let (mut worker, stdout) = Running::start_unread(fake("", &flags));
+        let params = json!({"prompt": "p", "ignore_eos": true, "max_tokens": 60000});
+        worker.say(&generate(1, params));
+        std::thread::sleep(Duration::from_millis(100));
+        let since = Instant::now();
+        worker.signal(signal);
+        assert_eq!(worker.code(), Some(code));
+        assert!(since.elapsed() < Duration::from_secs(4));
+        drop(stdout);
+    }
 }

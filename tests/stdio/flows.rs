@@ -1,6 +1,5 @@
 //! Requests and answers over real pipes.
 
-use std::io::Write;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -126,99 +125,6 @@ fn the_worker_has_one_thread() {
         .expect("tasks")
         .count();
     assert_eq!(tasks, 1);
-}
-
-#[test]
-fn bytes_may_come_one_at_a_time_and_lines_may_be_anything() {
-    let Some(command) = with_model(&[]) else {
-        return;
-    };
-    let mut worker = Running::start(command);
-    worker.until_method("ready");
-    let stdin = worker.stdin.as_mut().expect("stdin");
-    for byte in b"\r\n{\"id\":1,\"method\":\"health\"}\r\n" {
-        stdin.write_all(&[*byte]).expect("written");
-        stdin.flush().expect("flushed");
-    }
-    assert_eq!(worker.response(1)["result"]["status"], "ready");
-    let stdin = worker.stdin.as_mut().expect("stdin");
-    stdin.write_all(b"\0\xff\n").expect("written");
-    // Ten times the longest line, in the end drained.
-    let junk = vec![b'x'; 1 << 20];
-    for _ in 0..160 {
-        stdin.write_all(&junk).expect("written");
-    }
-    stdin
-        .write_all(b"\n{\"id\":2,\"method\":\"health\"}")
-        .expect("written");
-    drop(worker.stdin.take());
-    let said = worker.rest();
-    let codes: Vec<_> = said.iter().map(|m| m["error"]["code"].clone()).collect();
-    assert_eq!(codes, [json!(-32700), json!(-32600), json!(null)]);
-    assert_eq!(said[1]["error"]["data"]["details"]["line_bytes"], 160 << 20);
-    assert_eq!(said[2]["id"], 2);
-    assert_eq!(worker.code(), Some(0));
-}
-
-#[test]
-fn a_flood_without_a_reader_stops_the_input_and_loses_nothing() {
-    let Some(command) = with_model(&[]) else {
-        return;
-    };
-    let (mut worker, stdout) = Running::start_unread(command);
-    let stdin = worker.stdin.take().expect("stdin");
-    rustix::io::ioctl_fionbio(&stdin, true).expect("our end only");
-    // Each line is answered with some 700 bytes; what the worker takes unread has to be bounded.
-    let mut sent = 0usize;
-    let mut backlog: Vec<u8> = Vec::new();
-    let mut stuck_since = Instant::now();
-    let total = 100_000usize;
-    while stuck_since.elapsed() < Duration::from_secs(2) && sent < total {
-        if backlog.is_empty() {
-            for id in sent..(sent + 500).min(total) {
-                backlog.extend_from_slice(
-                    format!("{{\"id\":{id},\"method\":\"health\"}}\n").as_bytes(),
-                );
-            }
-            sent = (sent + 500).min(total);
-        }
-        match rustix::io::write(&stdin, &backlog) {
-            Ok(written) => {
-                backlog.drain(..written);
-                stuck_since = Instant::now();
-            }
-            Err(rustix::io::Errno::AGAIN) => std::thread::sleep(Duration::from_millis(5)),
-            Err(error) => panic!("{error}"),
-        }
-    }
-    assert!(
-        sent < total,
-        "the worker read everything though nobody listened"
-    );
-    let resident = resident_bytes(worker.child.id());
-    assert!(resident < 700 << 20, "{resident} bytes resident");
-    // Everything goes on by itself when somebody reads.
-    worker.read(stdout);
-    rustix::io::ioctl_fionbio(&stdin, false).expect("our end only");
-    rustix::io::write(&stdin, &backlog).expect("written");
-    drop(stdin);
-    let said = worker.rest();
-    let answered = said.iter().filter(|m| m.get("result").is_some()).count();
-    assert_eq!(answered, sent);
-    assert_eq!(worker.code(), Some(0));
-}
-
-fn resident_bytes(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS"))
-        .expect("VmRSS");
-    line.split_whitespace()
-        .nth(1)
-        .and_then(|kib| kib.parse::<u64>().ok())
-        .expect("a number")
-        * 1024
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The real binary as a child process, and the model that it needs.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -9,6 +11,9 @@ use serde_json::{Value, json};
 
 /// How long anything may take before a test gives up; only a broken worker comes near.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How soon an end has to come that cannot wait. A second is what an orchestrator is promised; a busy machine gets a little more.
+pub const SOON: Duration = Duration::from_secs(2);
 
 pub use crate::common::model_path as model;
 
@@ -31,6 +36,13 @@ pub fn with_model(flags: &[&str]) -> Option<Command> {
     Some(command)
 }
 
+/// The worker's command line with a fake model that has these keys ("" for none), and these flags.
+pub fn fake(keys: &str, flags: &[&str]) -> Command {
+    let mut command = command(&["--model", &format!("fake:{keys}")]);
+    command.args(flags);
+    command
+}
+
 /// A worker that runs. It is killed when the test lets go of it.
 pub struct Running {
     pub child: Child,
@@ -50,6 +62,16 @@ impl Running {
             stdin,
             lines,
         }
+    }
+
+    /// Starts a worker that finds these lines, and then the end of its input. What may fail at once has heard them all the same.
+    pub fn start_with(mut command: Command, lines: &[Value]) -> Self {
+        let (reader, mut writer) = std::io::pipe().expect("a pipe");
+        for line in lines {
+            writeln!(writer, "{line}").expect("a pipe holds them");
+        }
+        command.stdin(reader);
+        Self::start(command)
     }
 
     /// Starts a worker whose stdout nobody reads until [`Running::read`].
@@ -138,6 +160,21 @@ impl Running {
         rustix::process::Pid::from_child(&self.child)
     }
 
+    /// Waits until the worker does nothing; a pause is no turning in circles.
+    pub fn wait_until_still(&self) {
+        let since = Instant::now();
+        let mut before = cpu_time(self.child.id());
+        loop {
+            std::thread::sleep(Duration::from_millis(150));
+            let now = cpu_time(self.child.id());
+            if now == before {
+                return;
+            }
+            assert!(since.elapsed() < PATIENCE, "the worker never pauses");
+            before = now;
+        }
+    }
+
     /// Waits for the end; says how it ended and how long that took.
     pub fn wait(&mut self) -> (ExitStatus, Duration) {
         let since = Instant::now();
@@ -161,6 +198,49 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Memory that a process has in use; nothing once it has ended.
+pub fn resident_bytes(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
+    let Some(line) = status.lines().find(|line| line.starts_with("VmRSS")) else {
+        return 0;
+    };
+    let kib = line.split_whitespace().nth(1).expect("a number of KiB");
+    kib.parse::<u64>().expect("a number") * 1024
+}
+
+/// Time that a process has computed for, in its own code and in the system.
+pub fn cpu_time(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("stat");
+    let after_name = stat.rsplit_once(')').expect("a name in brackets").1;
+    let ticks = after_name.split_whitespace().skip(11).take(2);
+    let ticks: u64 = ticks.map(|n| n.parse::<u64>().expect("a number")).sum();
+    Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
+}
+
+/// Processes with this word on their command line.
+pub fn processes_with(word: &str) -> Vec<u32> {
+    let pids = std::fs::read_dir("/proc").expect("/proc");
+    let pids = pids.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let has_word = |pid: &u32| {
+        // Who has ended in between, or waits for its parent to notice, has none.
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0)
+            .any(|arg| arg == word.as_bytes())
+    };
+    pids.filter(has_word).collect()
+}
+
+/// A pseudo terminal: the side of whoever types and reads, and the side of the program.
+pub fn terminal() -> (File, OwnedFd) {
+    use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let ours = openpt(flags).expect("a pseudo terminal");
+    grantpt(&ours).expect("granted");
+    unlockpt(&ours).expect("unlocked");
+    let theirs = ioctl_tiocgptpeer(&ours, flags).expect("the other side");
+    (File::from(ours), theirs)
 }
 
 /// Lines of a stream, read by a thread until its end.

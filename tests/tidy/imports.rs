@@ -49,6 +49,12 @@ const FLOORS: &[Floor] = &[
     floor("device::fake", &["device", "sampling"]),
     // Tables of pages are kept on the host; what a page is called and how much it holds is the device's word.
     floor("pages", &["device::PageId", "device::PAGE_TOKENS"]),
+    floor(
+        "prefix",
+        &["device::PageId", "device::PAGE_TOKENS", "limits", "pages"],
+    ),
+    // It moves pages between a device and a file.
+    floor("state", &["device", "limits", "pages"]),
     floor("text", &["gguf", "limits"]),
     // A generation turns bytes into text as they come.
     floor("session", &["text"]),
@@ -57,7 +63,8 @@ const FLOORS: &[Floor] = &[
     Floor {
         of: "worker",
         may: &[
-            PROTOCOL, "device", "limits", "load", "log", "pages", "sampling", "session", "text",
+            PROTOCOL, "device", "limits", "load", "log", "pages", "prefix", "sampling", "session",
+            "state", "text",
         ],
         never: BACKENDS,
     },

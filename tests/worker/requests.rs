@@ -157,6 +157,31 @@ fn a_long_text_is_tokenized_beside_a_generation_and_neither_waits_for_the_other(
 }
 
 #[test]
+fn a_generate_with_wrong_params_counts_as_rejected() {
+    let mut rig = Rig::ready(Setup::default());
+    rig.generate(1, json!({"prompt": "abc", "temperature": 3}));
+    rig.say(json!({"method": "generate", "params": {"prompt": "nobody could be answered"}}));
+    rig.say(json!({"id": 2, "method": "tokenize", "params": {}}));
+    rig.say(json!({"id": 3, "method": "metrics"}));
+    let metrics = &rig.response(3)["result"]["metrics"];
+    assert_eq!(metrics["requests"]["rejected"], 2);
+}
+
+#[test]
+fn an_error_never_carries_the_id_of_a_request_that_goes_on() {
+    let mut rig = Rig::ready(Setup::default());
+    rig.generate(1, json!({"prompt": "abc", "max_tokens": 2}));
+    rig.say(json!({"id": 1, "method": "nope"}));
+    rig.say(json!({"id": 1, "method": "tokenize", "params": {}}));
+    assert_eq!(
+        rig.order(),
+        ["METHOD_NOT_FOUND null", "INVALID_PARAMS null"]
+    );
+    rig.finish();
+    assert_eq!(rig.response(1)["result"]["finish_reason"], "length");
+}
+
+#[test]
 fn metrics_count_what_has_happened() {
     let mut rig = Rig::ready(Setup {
         queue_max: 1,

@@ -1,18 +1,21 @@
 //! A worker with a scripted device, a fake clock and a tokenizer whose tokens are bytes.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 use worker_orcd::device::{
-    Capacity, Device, DeviceError, LoadProgress, Memory, Output, PageId, Rows, Step,
+    Capacity, Device, DeviceError, LoadProgress, Memory, Output, PAGE_TOKENS, PageId, Rows, Step,
 };
 use worker_orcd::gguf::Metadata;
 use worker_orcd::load::{Load, LoadError, LoadStep, Loaded, ModelFacts};
 use worker_orcd::log::{Format, Level};
 use worker_orcd::sampling::{SampleStep, Sampled, Scored, TopLogprobs};
+use worker_orcd::state::{StateSink, StateStore};
 use worker_orcd::text::{ChatTemplate, Tokenizer};
 use worker_orcd::worker::{Clock, ClockMode, Config, Ending, Pressure, Worker};
 use worker_orcd_protocol::codec::{Line, encode_line};
@@ -23,6 +26,8 @@ pub const END: u32 = 256;
 pub const PAD: u32 = 257;
 /// Entries in the vocabulary.
 pub const VOCAB: usize = 258;
+/// How long a drain may take.
+pub const DRAIN: Duration = Duration::from_secs(30);
 /// Most tokens that one step of the device takes.
 pub const STEP_TOKENS_MAX: usize = 8;
 
@@ -41,10 +46,74 @@ pub struct Script {
     pub forwards: Vec<(Vec<PageId>, Vec<u32>, usize, Rows)>,
     /// Samples: uniform number, length of the history.
     pub samples: Vec<(f64, usize)>,
+    /// How many of these were on whole pages, which needs no job that runs.
+    pub page_operations: usize,
+    /// Pages that were copied, from and to.
+    pub copies: Vec<(PageId, PageId)>,
     /// Aborts.
     pub aborts: usize,
     /// Whether a piece is under way, and how many polls it still needs.
     pub flight: Option<(usize, Output)>,
+    /// Tokens that were drawn and handed over.
+    pub drawn: Vec<u32>,
+    /// What lies in the KV pages.
+    pub kv: Kv,
+}
+
+/// KV pages that hold the tokens themselves instead of their keys and values.
+#[derive(Default)]
+pub struct Kv {
+    cells: HashMap<PageId, [u32; PAGE_TOKENS]>,
+    /// Positions of the sequence that lie in the pages.
+    filled: usize,
+}
+
+impl Kv {
+    /// Writes a chunk of a sequence. What lies before it is looked at when a token is drawn.
+    fn write(&mut self, step: &Step<'_>) {
+        self.filled = step.position;
+        for (position, token) in (self.filled..).zip(step.tokens) {
+            let page = step.pages[position / PAGE_TOKENS];
+            self.cells.entry(page).or_insert([u32::MAX; PAGE_TOKENS])[position % PAGE_TOKENS] =
+                *token;
+        }
+        self.filled += step.tokens.len();
+    }
+
+    fn copy(&mut self, from: PageId, to: PageId) {
+        let cells = self.cells.get(&from).copied();
+        self.cells
+            .insert(to, cells.unwrap_or([u32::MAX; PAGE_TOKENS]));
+    }
+
+    /// The bytes of a page.
+    fn page(&mut self, page: PageId) -> &mut [u8] {
+        bytemuck::cast_slice_mut(self.cells.entry(page).or_insert([u32::MAX; PAGE_TOKENS]))
+    }
+
+    /// Whether the pages hold this sequence and nothing beyond it.
+    fn assert_holds(&self, pages: &[PageId], sequence: &[u32]) {
+        assert_eq!(
+            self.filled,
+            sequence.len(),
+            "what the pages hold has another length"
+        );
+        for (page, tokens) in pages.iter().zip(sequence.chunks(PAGE_TOKENS)) {
+            assert_eq!(
+                &self.cells[page][..tokens.len()],
+                tokens,
+                "the pages hold other tokens"
+            );
+        }
+    }
+}
+
+impl Script {
+    /// Whether an operation has failed like that.
+    pub fn has_failed(&self, how: Failure) -> bool {
+        let mut failed = self.failures.iter().filter(|(at, _)| *at < self.operations);
+        failed.any(|(_, failure)| *failure == how)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +140,13 @@ impl ScriptedDevice {
     }
 }
 
+impl ScriptedDevice {
+    fn operate_on_pages(&self) -> Result<(), DeviceError> {
+        self.script.borrow_mut().page_operations += 1;
+        self.operate()
+    }
+}
+
 impl Device for ScriptedDevice {
     fn load_some(&mut self, _until: Instant) -> Result<LoadProgress, DeviceError> {
         Ok(LoadProgress::default())
@@ -86,9 +162,10 @@ impl Device for ScriptedDevice {
         assert!((1..=STEP_TOKENS_MAX).contains(&step.tokens.len()));
         assert!(step.tokens.iter().all(|t| (*t as usize) < VOCAB));
         assert!(
-            step.pages.len() * 256 >= step.position + step.tokens.len(),
+            step.pages.len() * PAGE_TOKENS >= step.position + step.tokens.len(),
             "not enough pages"
         );
+        script.kv.write(&step);
         script.forwards.push((
             step.pages.to_vec(),
             step.tokens.to_vec(),
@@ -106,6 +183,8 @@ impl Device for ScriptedDevice {
             script.flight.is_none(),
             "one piece of work is under way at a time"
         );
+        let pages = script.forwards.last().map_or(&[][..], |forward| &forward.0);
+        script.kv.assert_holds(pages, step.history);
         let token = script.tokens.pop_front().unwrap_or(u32::from(b'a'));
         let top = top(step.logprobs.unwrap_or(0));
         let logprob = step.logprobs.map(|_| -0.5);
@@ -144,7 +223,12 @@ impl Device for ScriptedDevice {
         self.operate()?;
         let mut script = self.script.borrow_mut();
         match script.flight.take() {
-            Some((0, output)) => Ok(Some(output)),
+            Some((0, output)) => {
+                if let Output::Sampled(sampled) = &output {
+                    script.drawn.push(sampled.token);
+                }
+                Ok(Some(output))
+            }
             Some((polls, output)) => {
                 script.flight = Some((polls - 1, output));
                 Ok(None)
@@ -155,12 +239,53 @@ impl Device for ScriptedDevice {
 
     fn abort(&mut self) {
         let mut script = self.script.borrow_mut();
+        assert!(script.flight.is_some(), "nothing is under way");
         script.aborts += 1;
         script.flight = None;
+        script.kv.filled = 0;
     }
 
     fn read_logits(&mut self, _row: usize, out: &mut [f32]) {
         out.fill(0.0);
+    }
+
+    fn copy_page(&mut self, from: PageId, to: PageId) -> Result<(), DeviceError> {
+        self.operate_on_pages()?;
+        let mut script = self.script.borrow_mut();
+        assert!(
+            script.flight.is_none(),
+            "pages are copied between pieces of work"
+        );
+        script.kv.copy(from, to);
+        script.copies.push((from, to));
+        Ok(())
+    }
+
+    fn page_bytes(&self) -> usize {
+        PAGE_TOKENS * size_of::<u32>()
+    }
+
+    fn read_page(
+        &mut self,
+        page: PageId,
+        offset: usize,
+        out: &mut [u8],
+    ) -> Result<(), DeviceError> {
+        self.operate_on_pages()?;
+        let mut script = self.script.borrow_mut();
+        out.copy_from_slice(&script.kv.page(page)[offset..][..out.len()]);
+        Ok(())
+    }
+
+    fn write_page(&mut self, page: PageId, offset: usize, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.operate_on_pages()?;
+        let mut script = self.script.borrow_mut();
+        script.kv.page(page)[offset..][..bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn state_id(&self) -> String {
+        "script".into()
     }
 
     fn capacity(&self) -> Capacity {
@@ -187,6 +312,51 @@ fn top(wanted: usize) -> TopLogprobs {
         top.push(u32::from(b'a') + rank as u32, -0.5 - rank as f32);
     }
     top
+}
+
+/// Saved states that are gone with the worker.
+#[derive(Default)]
+struct MemoryStates {
+    files: Rc<RefCell<HashMap<PathBuf, Vec<u8>>>>,
+}
+
+struct MemoryFile {
+    files: Rc<RefCell<HashMap<PathBuf, Vec<u8>>>>,
+    path: PathBuf,
+    bytes: Vec<u8>,
+}
+
+impl StateStore for MemoryStates {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn StateSink>> {
+        Ok(Box::new(MemoryFile {
+            files: self.files.clone(),
+            path: path.to_owned(),
+            bytes: Vec::new(),
+        }))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Box<dyn Read>> {
+        let bytes = self.files.borrow().get(path).cloned();
+        let bytes = bytes.ok_or(io::ErrorKind::NotFound)?;
+        Ok(Box::new(io::Cursor::new(bytes)))
+    }
+}
+
+impl Write for MemoryFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl StateSink for MemoryFile {
+    fn finish(self: Box<Self>) -> io::Result<()> {
+        self.files.borrow_mut().insert(self.path, self.bytes);
+        Ok(())
+    }
 }
 
 /// How the load goes.
@@ -226,8 +396,22 @@ impl Load for ScriptedLoad {
     }
 }
 
+thread_local! {
+    /// Made once a thread: a tokenizer takes longer to make than most tests take.
+    static TOKENIZER: Rc<Tokenizer> = Rc::new(make_tokenizer());
+    static TEMPLATES: RefCell<HashMap<&'static str, Rc<ChatTemplate>>> = RefCell::default();
+}
+
+fn template(source: &'static str) -> Rc<ChatTemplate> {
+    let make = || ChatTemplate::new(source, None, Some("<|end|>")).expect("a template");
+    TEMPLATES.with_borrow_mut(|made| {
+        let entry = made.entry(source);
+        entry.or_insert_with(|| Rc::new(make())).clone()
+    })
+}
+
 /// Byte-level BPE without merges: every byte is a token.
-pub fn tokenizer() -> Tokenizer {
+fn make_tokenizer() -> Tokenizer {
     let printable = |b: u32| matches!(b, 33..=126 | 161..=172 | 174..=255);
     let mut others = 256;
     let mut tokens: Vec<String> = (0..256)
@@ -265,6 +449,7 @@ pub struct Setup {
     pub max_tokens: Option<u32>,
     pub timeout_ms: Option<u64>,
     pub clock: ClockMode,
+    pub log_level: Level,
 }
 
 impl Default for Setup {
@@ -278,6 +463,7 @@ impl Default for Setup {
             max_tokens: None,
             timeout_ms: None,
             clock: ClockMode::Real,
+            log_level: Level::Debug,
         }
     }
 }
@@ -286,6 +472,7 @@ impl Default for Setup {
 pub struct Rig {
     pub worker: Worker,
     pub script: Rc<RefCell<Script>>,
+    pub start: Instant,
     pub now: Instant,
     /// Everything that was said, as JSON.
     pub said: Vec<Value>,
@@ -303,10 +490,8 @@ impl Rig {
         });
         let loaded = Loaded {
             device,
-            tokenizer: tokenizer(),
-            template: setup.template.map(|source| {
-                ChatTemplate::new(source, None, Some("<|end|>")).expect("a template")
-            }),
+            tokenizer: TOKENIZER.with(Rc::clone),
+            template: setup.template.map(template),
             model: ModelFacts {
                 name: "scripted".into(),
                 architecture: "llama".into(),
@@ -328,8 +513,8 @@ impl Rig {
             queue_max: setup.queue_max,
             max_tokens: setup.max_tokens,
             timeout_ms: setup.timeout_ms,
-            drain: Duration::from_secs(30),
-            log_level: Level::Debug,
+            drain: DRAIN,
+            log_level: setup.log_level,
             log_format: Format::Json,
             entropy: 5,
             clock: Clock {
@@ -343,10 +528,12 @@ impl Rig {
             done: 0,
             loaded: Some(Box::new(loaded)),
         };
-        let worker = Worker::new(config, Box::new(load), now);
+        let worker =
+            Worker::new(config, Box::new(load), now).with_states(Box::<MemoryStates>::default());
         Self {
             worker,
             script,
+            start: now,
             now,
             said: Vec::new(),
             log: String::new(),

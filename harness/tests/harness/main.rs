@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+mod bench;
 mod client;
 mod clients;
+mod conformance;
 mod fetch;
 mod golden;
 mod orcd;

@@ -126,6 +126,8 @@ pub fn encode_call(call: &Call, out: &mut Vec<u8>) {
         Request::Tokenize(params) => line(call, params, out),
         Request::Detokenize(params) => line(call, params, out),
         Request::ApplyTemplate(params) => line(call, params, out),
+        Request::SaveState(params) => line(call, params, out),
+        Request::LoadState(params) => line(call, params, out),
         Request::Metrics(params) => line(call, params, out),
         Request::Shutdown(params) => line(call, params, out),
     }

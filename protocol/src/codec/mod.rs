@@ -27,17 +27,20 @@ use crate::request::{Call, CancelParams, CancelRequestParams, CancelledParams, I
 pub struct Reject {
     /// The request's id, where it could be read.
     pub id: Option<Id>,
+    /// The method that it asks for, where there is such a method.
+    pub method: Option<Method>,
     /// Why.
     pub error: ErrorObject,
 }
 
 impl Reject {
+    fn new(id: Option<Id>, method: Option<Method>, error: ErrorObject) -> Self {
+        Reject { id, method, error }
+    }
+
     /// The answer to a [`Line::TooLong`].
     pub fn line_too_long(bytes: u64) -> Self {
-        Reject {
-            id: None,
-            error: ErrorObject::line_too_long(bytes),
-        }
+        Reject::new(None, None, ErrorObject::line_too_long(bytes))
     }
 }
 
@@ -60,19 +63,14 @@ pub fn entry_path(field: &str, key: &str) -> String {
 /// All faults are found in one go. Those of the request itself (-32600) come before an unknown method (-32601), and that
 /// before those of its params (-32602). The id comes back with the error wherever it can be read.
 pub fn decode_line(line: &[u8]) -> Result<Call, Reject> {
-    let parsed = read(line).map_err(|error| Reject { id: None, error })?;
+    let parsed = read(line).map_err(|error| Reject::new(None, None, error))?;
     let id_twice = parsed.id_twice;
     let mut faults = parsed.faults;
     let envelope = Envelope::open(parsed.root, &mut faults);
     let id = envelope.id.filter(|_| !id_twice);
-    let reject = |error| {
-        Err(Reject {
-            id: id.clone(),
-            error,
-        })
-    };
-
     let method = envelope.method.as_deref().and_then(Method::from_name);
+    let reject = |error| Err(Reject::new(id.clone(), method, error));
+
     let may_lack_id = method.is_none_or(|method| method.id_rule() == IdRule::MayBeLeftOut);
     if let (IdPresence::Absent, false, Some(name)) =
         (envelope.id_presence, may_lack_id, &envelope.method)
@@ -339,6 +337,8 @@ fn request(method: Method, params: Node<'_>) -> Result<Request, serde::de::value
         Method::Tokenize => Request::Tokenize(Deserialize::deserialize(params)?),
         Method::Detokenize => Request::Detokenize(Deserialize::deserialize(params)?),
         Method::ApplyTemplate => Request::ApplyTemplate(Deserialize::deserialize(params)?),
+        Method::SaveState => Request::SaveState(Deserialize::deserialize(params)?),
+        Method::LoadState => Request::LoadState(Deserialize::deserialize(params)?),
         Method::Metrics => Request::Metrics(Deserialize::deserialize(params)?),
         Method::Shutdown => Request::Shutdown(Deserialize::deserialize(params)?),
     })

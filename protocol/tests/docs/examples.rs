@@ -82,6 +82,7 @@ pub fn all() -> Vec<Example> {
     examples.extend(cancel());
     examples.extend(health());
     examples.extend(text());
+    examples.extend(states());
     examples.extend(metrics());
     examples.extend(shutdown());
     examples.extend(notifications());
@@ -196,10 +197,94 @@ fn initialize() -> Vec<Example> {
 }
 
 fn user(text: &str) -> Message {
-    Message {
-        role: Role::User,
-        content: Content::Text(text.into()),
+    Message::new(Role::User, text)
+}
+
+/// A tool as templates want it.
+fn weather() -> Map<String, Value> {
+    let place = json!({"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]});
+    let function =
+        json!({"name": "weather", "description": "Tells the weather.", "parameters": place});
+    [
+        ("type".to_owned(), json!("function")),
+        ("function".to_owned(), function),
+    ]
+    .into_iter()
+    .collect()
+}
+
+/// A conversation in which a tool was called and has answered.
+fn tool_round() -> Vec<Message> {
+    let place = [("place".to_owned(), json!("Bern"))].into_iter().collect();
+    let call = ToolCall {
+        id: Some("call00001".into()),
+        kind: ToolKind::Function,
+        function: FunctionCall {
+            name: "weather".into(),
+            arguments: Arguments::Object(place),
+        },
+    };
+    let asks = Message {
+        content: Content::Nothing,
+        reasoning_content: Some("The weather is a tool's.".into()),
+        tool_calls: Some(vec![call]),
+        ..Message::new(Role::Assistant, "")
+    };
+    let answers = Message {
+        name: Some("weather".into()),
+        tool_call_id: Some("call00001".into()),
+        ..Message::new(Role::Tool, "rain")
+    };
+    vec![user("How is the weather in Bern?"), asks, answers]
+}
+
+fn chat(messages: Vec<Message>) -> ApplyTemplateParams {
+    ApplyTemplateParams {
+        messages,
+        add_generation_prompt: true,
+        chat_template_kwargs: Map::new(),
+        tools: None,
+        tool_choice: None,
+        chat_template: None,
     }
+}
+
+/// A request that names every field.
+fn everything() -> GenerateParams {
+    let part = ContentPart {
+        kind: ContentPartKind::Text,
+        text: "Name three rivers.".into(),
+    };
+    let kwargs: Map<String, Value> = [("enable_thinking".to_owned(), json!(false))]
+        .into_iter()
+        .collect();
+    GenerateParams {
+        messages: Some(vec![Message {
+            content: Content::Parts(vec![part]),
+            ..user("")
+        }]),
+        add_generation_prompt: false,
+        chat_template_kwargs: kwargs,
+        stream: false,
+        max_tokens: Some(64),
+        timeout_ms: Some(30_000),
+        return_progress: true,
+        cache_prompt: false,
+        ..sampling_fields()
+    }
+}
+
+/// Everything that a conversation with tools carries.
+fn tool_chat() -> Example {
+    let template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}";
+    let params = ApplyTemplateParams {
+        tools: Some(vec![weather()]),
+        tool_choice: Some(ToolChoice::Word(ToolChoiceWord::Auto)),
+        chat_template: Some(template.into()),
+        ..chat(tool_round())
+    };
+    let kind = Kind::Params(Method::ApplyTemplate, Some(Id::Number(10)));
+    example("ApplyTemplateParams", "tools", kind, params)
 }
 
 fn generate_params() -> Vec<Example> {
@@ -211,17 +296,7 @@ fn generate_params() -> Vec<Example> {
             params,
         )
     };
-    let part = ContentPart {
-        kind: ContentPartKind::Text,
-        text: "Name three rivers.".into(),
-    };
-    let kwargs: Map<String, Value> = [("enable_thinking".to_owned(), json!(false))]
-        .into_iter()
-        .collect();
-    let system = Message {
-        role: Role::System,
-        content: Content::Text("You answer in one sentence.".into()),
-    };
+    let system = Message::new(Role::System, "You answer in one sentence.");
     vec![
         params(
             "prompt",
@@ -242,23 +317,7 @@ fn generate_params() -> Vec<Example> {
                 ..Default::default()
             },
         ),
-        params(
-            "everything",
-            text_id("job/2"),
-            GenerateParams {
-                messages: Some(vec![Message {
-                    role: Role::User,
-                    content: Content::Parts(vec![part]),
-                }]),
-                add_generation_prompt: false,
-                chat_template_kwargs: kwargs,
-                stream: false,
-                max_tokens: Some(64),
-                timeout_ms: Some(30_000),
-                return_progress: true,
-                ..sampling_fields()
-            },
-        ),
+        params("everything", text_id("job/2"), everything()),
         params(
             "token_ids",
             Id::Number(3),
@@ -566,6 +625,48 @@ fn health() -> Vec<Example> {
     ]
 }
 
+fn states() -> Vec<Example> {
+    let id = || Id::Number(9);
+    vec![
+        example(
+            "SaveStateParams",
+            "request",
+            Kind::Params(Method::SaveState, Some(id())),
+            SaveStateParams {
+                path: "/var/tmp/chat-7.kv".into(),
+                request_id: Some(text_id("chat-7")),
+                token_ids: None,
+            },
+        ),
+        example(
+            "LoadStateParams",
+            "path",
+            Kind::Params(Method::LoadState, Some(id())),
+            LoadStateParams {
+                path: "/var/tmp/chat-7.kv".into(),
+            },
+        ),
+        example(
+            "StateResult",
+            "saved",
+            Kind::Result(Method::SaveState, id()),
+            StateResult {
+                tokens: 612,
+                bytes: 17_697_345,
+            },
+        ),
+        example(
+            "StateResult",
+            "loaded",
+            Kind::Result(Method::LoadState, id()),
+            StateResult {
+                tokens: 612,
+                bytes: 17_697_345,
+            },
+        ),
+    ]
+}
+
 fn text() -> Vec<Example> {
     let id = || Id::Number(10);
     let tokenize = TokenizeParams {
@@ -581,11 +682,7 @@ fn text() -> Vec<Example> {
         token_ids: vec![504, 3575, 282, 4649],
         pieces: Some(pieces),
     };
-    let chat = ApplyTemplateParams {
-        messages: vec![user("Hello")],
-        add_generation_prompt: true,
-        chat_template_kwargs: Map::new(),
-    };
+    let chat = chat(vec![user("Hello")]);
     let prompt = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n".to_owned();
     let ids = DetokenizeParams {
         token_ids: vec![504, 3575, 282, 4649],
@@ -622,6 +719,7 @@ fn text() -> Vec<Example> {
             Kind::Params(Method::ApplyTemplate, Some(id())),
             chat,
         ),
+        tool_chat(),
         example(
             "ApplyTemplateResult",
             "chat",

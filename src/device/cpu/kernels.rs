@@ -1,4 +1,5 @@
-//! The inner loops, written once over [`Lanes`] and compiled for each instruction set; `naive.rs` holds their twins.
+//! The inner loops, written once over [`Lanes`] and compiled for each instruction set; `naive.rs` holds their twins. Products of matrices
+//! are in `matmul.rs`, the decoding of each tensor type in `formats/`.
 //!
 //! Order of summation, the same for one row or many, decode or prefill: lane `l` of a dot product takes k = l, l + 16, l + 32, … in
 //! turn, one fused multiply-add each; the lanes are then added as a tree. Weights are dequantised to the f32 value that the format
@@ -7,6 +8,7 @@
 use half::f16;
 
 use super::lanes::{Lanes, exp};
+use super::matmul;
 use crate::device::PAGE_TOKENS;
 use crate::quant::TensorType;
 
@@ -106,329 +108,6 @@ impl KvElement for f32 {
     }
     fn to_f32(self) -> f32 {
         self
-    }
-}
-
-/// How 32 consecutive weights of a format become two vectors of f32.
-trait Format {
-    /// Bytes that 32 weights take.
-    const BYTES: usize;
-    /// # Safety
-    ///
-    /// As [`Lanes`]; `from` must be readable for [`Self::BYTES`].
-    unsafe fn decode<L: Lanes>(from: *const u8) -> (L, L);
-}
-
-struct F32;
-struct F16;
-struct Q4_0;
-struct Q4_1;
-struct Q8_0;
-
-impl Format for F32 {
-    const BYTES: usize = 128;
-    #[inline(always)]
-    unsafe fn decode<L: Lanes>(from: *const u8) -> (L, L) {
-        // SAFETY: 128 readable bytes by contract; loads are unaligned.
-        unsafe { (L::load(from.cast()), L::load(from.cast::<f32>().add(16))) }
-    }
-}
-
-impl Format for F16 {
-    const BYTES: usize = 64;
-    #[inline(always)]
-    unsafe fn decode<L: Lanes>(from: *const u8) -> (L, L) {
-        // SAFETY: 64 readable bytes by contract; loads are unaligned.
-        unsafe {
-            (
-                L::load_f16(from.cast()),
-                L::load_f16(from.cast::<f16>().add(16)),
-            )
-        }
-    }
-}
-
-impl Format for Q4_0 {
-    const BYTES: usize = 18;
-    #[inline(always)]
-    unsafe fn decode<L: Lanes>(from: *const u8) -> (L, L) {
-        // SAFETY: 18 readable bytes by contract.
-        unsafe {
-            let d = L::splat_f16(from);
-            let eight = L::splat(8.0);
-            let low = L::load_low_nibbles(from.add(2)).sub(eight).mul(d);
-            (low, L::load_high_nibbles(from.add(2)).sub(eight).mul(d))
-        }
-    }
-}
-
-impl Format for Q4_1 {
-    const BYTES: usize = 20;
-    #[inline(always)]
-    unsafe fn decode<L: Lanes>(from: *const u8) -> (L, L) {
-        // SAFETY: 20 readable bytes by contract.
-        unsafe {
-            let d = L::splat_f16(from);
-            let m = L::splat_f16(from.add(2));
-            // q × d is exact (4 + 11 bits), so the fused form rounds as the format's `d × q + m` does
-            (
-                L::load_low_nibbles(from.add(4)).mul_add(d, m),
-                L::load_high_nibbles(from.add(4)).mul_add(d, m),
-            )
-        }
-    }
-}
-
-impl Format for Q8_0 {
-    const BYTES: usize = 34;
-    #[inline(always)]
-    unsafe fn decode<L: Lanes>(from: *const u8) -> (L, L) {
-        // SAFETY: 34 readable bytes by contract.
-        unsafe {
-            let d = L::splat_f16(from);
-            (
-                L::load_i8(from.add(2).cast()).mul(d),
-                L::load_i8(from.add(18).cast()).mul(d),
-            )
-        }
-    }
-}
-
-/// Calls `f` with each group of 32 weights of a row, the last one padded with zero bytes (only F32 and F16 have such rows).
-#[inline(always)]
-unsafe fn last_group<F: Format>(row: *const u8, row_bytes: usize, group: usize) -> [u8; 128] {
-    let mut bytes = [0u8; 128];
-    let start = group * F::BYTES;
-    // SAFETY: `start < row_bytes`, and fewer than F::BYTES ≤ 128 bytes are left of the row.
-    unsafe { std::ptr::copy_nonoverlapping(row.add(start), bytes.as_mut_ptr(), row_bytes - start) };
-    bytes
-}
-
-/// 32 weights times 32 activations, lane by lane, added to `acc`.
-#[inline(always)]
-unsafe fn add_group<F: Format, L: Lanes>(acc: &mut L, weights: *const u8, x: (L, L)) {
-    // SAFETY: the caller hands a whole group.
-    let (w0, w1) = unsafe { F::decode::<L>(weights) };
-    // SAFETY: the caller vouches for the instructions.
-    unsafe { *acc = w1.mul_add(x.1, w0.mul_add(x.0, *acc)) }
-}
-
-/// R rows times one token, their accumulators side by side so that additions overlap.
-#[inline(always)]
-unsafe fn dot_rows<F: Format, L: Lanes, const R: usize>(
-    rows: *const u8,
-    row_bytes: usize,
-    x: &[f32],
-) -> [f32; R] {
-    // SAFETY: the caller hands R rows of row_bytes each; x is padded to a multiple of 32 and covers every group of a row.
-    unsafe {
-        let mut acc = [L::splat(0.0); R];
-        let groups = row_bytes / F::BYTES;
-        let mut x = x.as_ptr();
-        for group in 0..groups {
-            let xs = (L::load(x), L::load(x.add(16)));
-            for (r, acc) in acc.iter_mut().enumerate() {
-                add_group::<F, L>(acc, rows.add(r * row_bytes + group * F::BYTES), xs);
-            }
-            x = x.add(32);
-        }
-        if groups * F::BYTES < row_bytes {
-            let xs = (L::load(x), L::load(x.add(16)));
-            for (r, acc) in acc.iter_mut().enumerate() {
-                let last = last_group::<F>(rows.add(r * row_bytes), row_bytes, groups);
-                add_group::<F, L>(acc, last.as_ptr(), xs);
-            }
-        }
-        let mut sums = [0.0; R];
-        for (sum, acc) in sums.iter_mut().zip(acc) {
-            *sum = acc.sum();
-        }
-        sums
-    }
-}
-
-/// Writes one row as f32, padded with zeros to a multiple of 32.
-#[inline(always)]
-unsafe fn expand_row<F: Format, L: Lanes>(row: *const u8, row_bytes: usize, out: &mut [f32]) {
-    // SAFETY: the row has row_bytes; out holds 32 values for each group, the last one included.
-    unsafe {
-        let groups = row_bytes / F::BYTES;
-        for group in 0..groups {
-            let (low, high) = F::decode::<L>(row.add(group * F::BYTES));
-            low.store(out.as_mut_ptr().add(group * 32));
-            high.store(out.as_mut_ptr().add(group * 32 + 16));
-        }
-        if groups * F::BYTES < row_bytes {
-            let (low, high) = F::decode::<L>(last_group::<F>(row, row_bytes, groups).as_ptr());
-            low.store(out.as_mut_ptr().add(groups * 32));
-            high.store(out.as_mut_ptr().add(groups * 32 + 16));
-        }
-    }
-}
-
-/// M expanded rows times N tokens.
-#[inline(always)]
-unsafe fn dot_block<L: Lanes, const M: usize, const N: usize>(
-    w: *const f32,
-    x: *const f32,
-    width: usize,
-) -> [[f32; N]; M] {
-    // SAFETY: w holds M and x holds N rows of `width` values, a multiple of 16.
-    unsafe {
-        let mut acc = [[L::splat(0.0); N]; M];
-        let mut k = 0;
-        while k < width {
-            let mut xs = [L::splat(0.0); N];
-            for (n, xv) in xs.iter_mut().enumerate() {
-                *xv = L::load(x.add(n * width + k));
-            }
-            for (m, row) in acc.iter_mut().enumerate() {
-                let wv = L::load(w.add(m * width + k));
-                for (a, xv) in row.iter_mut().zip(xs) {
-                    *a = wv.mul_add(xv, *a);
-                }
-            }
-            k += 16;
-        }
-        let mut sums = [[0.0; N]; M];
-        for (sums, acc) in sums.as_flattened_mut().iter_mut().zip(acc.as_flattened()) {
-            *sums = acc.sum();
-        }
-        sums
-    }
-}
-
-#[inline(always)]
-fn put(dst: &mut f32, value: f32, store: Store) {
-    match store {
-        Store::Set => *dst = value,
-        Store::Add => *dst += value,
-    }
-}
-
-/// Tokens from which expanding a row once and using it for all of them pays.
-const EXPAND_FROM: usize = 3;
-
-#[inline(always)]
-unsafe fn matmul_format<F: Format, L: Lanes, const R: usize, const M: usize, const N: usize>(
-    job: &MatMul<'_>,
-    dst: &mut [f32],
-    scratch: &mut [f32],
-) {
-    let row_bytes = job.kind.row_bytes(job.cols);
-    let rows = job.weights.len() / row_bytes;
-    let width = padded(job.cols);
-    assert!(job.x.len() >= job.tokens * width && job.weights.len() == rows * row_bytes);
-    assert!(dst.len() >= (job.tokens - 1) * job.dst_stride + job.first_row + rows);
-    let mut write = |row: usize, token: usize, value: f32| {
-        put(
-            &mut dst[token * job.dst_stride + job.first_row + row],
-            value,
-            job.store,
-        )
-    };
-    // SAFETY: the lengths were checked just above; kernels get whole rows only.
-    unsafe {
-        if job.tokens < EXPAND_FROM {
-            for token in 0..job.tokens {
-                let x = &job.x[token * width..][..width];
-                let mut row = 0;
-                while row + R <= rows {
-                    let sums = dot_rows::<F, L, R>(
-                        job.weights.as_ptr().add(row * row_bytes),
-                        row_bytes,
-                        x,
-                    );
-                    (0..R).for_each(|r| write(row + r, token, sums[r]));
-                    row += R;
-                }
-                while row < rows {
-                    write(
-                        row,
-                        token,
-                        dot_rows::<F, L, 1>(
-                            job.weights.as_ptr().add(row * row_bytes),
-                            row_bytes,
-                            x,
-                        )[0],
-                    );
-                    row += 1;
-                }
-            }
-        } else {
-            assert!(scratch.len() >= rows * width);
-            for row in 0..rows {
-                expand_row::<F, L>(
-                    job.weights.as_ptr().add(row * row_bytes),
-                    row_bytes,
-                    &mut scratch[row * width..][..width],
-                );
-            }
-            multiply_expanded::<L, M, N>(scratch, rows, job.x, job.tokens, width, write);
-        }
-    }
-}
-
-/// All rows times all tokens in blocks of M × N; the edges in blocks of one. Any blocking gives the same bits.
-#[inline(always)]
-unsafe fn multiply_expanded<L: Lanes, const M: usize, const N: usize>(
-    w: &[f32],
-    rows: usize,
-    x: &[f32],
-    tokens: usize,
-    width: usize,
-    mut write: impl FnMut(usize, usize, f32),
-) {
-    // SAFETY: w holds `rows` and x holds `tokens` rows of `width` values: asserted by the caller.
-    unsafe {
-        let (w, x) = (w.as_ptr(), x.as_ptr());
-        let mut token = 0;
-        while token < tokens {
-            let many = token + N <= tokens;
-            let mut row = 0;
-            while row < rows {
-                if many && row + M <= rows {
-                    let block =
-                        dot_block::<L, M, N>(w.add(row * width), x.add(token * width), width);
-                    for (m, sums) in block.iter().enumerate() {
-                        (0..N).for_each(|n| write(row + m, token + n, sums[n]));
-                    }
-                    row += M;
-                } else if many {
-                    let [sums] =
-                        dot_block::<L, 1, N>(w.add(row * width), x.add(token * width), width);
-                    (0..N).for_each(|n| write(row, token + n, sums[n]));
-                    row += 1;
-                } else {
-                    write(
-                        row,
-                        token,
-                        dot_block::<L, 1, 1>(w.add(row * width), x.add(token * width), width)[0][0],
-                    );
-                    row += 1;
-                }
-            }
-            token += if many { N } else { 1 };
-        }
-    }
-}
-
-/// The exhaustive match over storage formats.
-#[inline(always)]
-unsafe fn matmul<L: Lanes, const R: usize, const M: usize, const N: usize>(
-    job: &MatMul<'_>,
-    dst: &mut [f32],
-    scratch: &mut [f32],
-) {
-    // SAFETY: the caller vouches for the instructions; lengths are checked inside.
-    unsafe {
-        match job.kind {
-            TensorType::F32 => matmul_format::<F32, L, R, M, N>(job, dst, scratch),
-            TensorType::F16 => matmul_format::<F16, L, R, M, N>(job, dst, scratch),
-            TensorType::Q4_0 => matmul_format::<Q4_0, L, R, M, N>(job, dst, scratch),
-            TensorType::Q4_1 => matmul_format::<Q4_1, L, R, M, N>(job, dst, scratch),
-            TensorType::Q8_0 => matmul_format::<Q8_0, L, R, M, N>(job, dst, scratch),
-        }
     }
 }
 
@@ -663,21 +342,6 @@ pub struct Kernels {
     pub expand_row: unsafe fn(TensorType, &[u8], &mut [f32]),
 }
 
-#[inline(always)]
-unsafe fn expand<L: Lanes>(kind: TensorType, row: &[u8], out: &mut [f32]) {
-    assert!(out.len() >= padded(row.len() / kind.block_bytes() * kind.block_len()));
-    // SAFETY: the output's length was checked; the row's is its own.
-    unsafe {
-        match kind {
-            TensorType::F32 => expand_row::<F32, L>(row.as_ptr(), row.len(), out),
-            TensorType::F16 => expand_row::<F16, L>(row.as_ptr(), row.len(), out),
-            TensorType::Q4_0 => expand_row::<Q4_0, L>(row.as_ptr(), row.len(), out),
-            TensorType::Q4_1 => expand_row::<Q4_1, L>(row.as_ptr(), row.len(), out),
-            TensorType::Q8_0 => expand_row::<Q8_0, L>(row.as_ptr(), row.len(), out),
-        }
-    }
-}
-
 /// Compiles every kernel for one instruction set: rows at once in decode, then the block of rows × tokens in prefill.
 macro_rules! compile {
     ($name:ident, $doc:literal, $lanes:ty, $rows:literal, $m:literal x $n:literal $(, $feature:literal)?) => {
@@ -688,7 +352,7 @@ macro_rules! compile {
             $(#[target_feature(enable = $feature)])?
             unsafe fn matmul(job: &MatMul<'_>, dst: &mut [f32], scratch: &mut [f32]) {
                 // SAFETY: this function is only reached through KERNELS, chosen after the CPU was asked.
-                unsafe { super::matmul::<$lanes, $rows, $m, $n>(job, dst, scratch) }
+                unsafe { matmul::matmul::<$lanes, $rows, $m, $n>(job, dst, scratch) }
             }
             $(#[target_feature(enable = $feature)])?
             unsafe fn rms_norm(x: &[f32], weight: &[f32], len: usize, eps: f32, out: &mut [f32]) {
@@ -713,7 +377,7 @@ macro_rules! compile {
             $(#[target_feature(enable = $feature)])?
             unsafe fn expand_row(kind: TensorType, row: &[u8], out: &mut [f32]) {
                 // SAFETY: as for matmul.
-                unsafe { super::expand::<$lanes>(kind, row, out) }
+                unsafe { matmul::expand::<$lanes>(kind, row, out) }
             }
             /// This instruction set's kernels; calling them needs a CPU that has it.
             pub const KERNELS: Kernels = Kernels { matmul, rms_norm, silu_gated, attend_f16, attend_f32, expand_row };

@@ -12,6 +12,32 @@ use half::f16;
 /// Lanes in a vector: the order of every sum is defined in terms of it.
 pub const LANES: usize = 16;
 
+/// Thirty-two bytes side by side: quants that are put together from pieces before they become numbers.
+///
+/// # Safety
+///
+/// As [`Lanes`].
+pub trait Bytes: Copy {
+    /// All bytes `value`.
+    unsafe fn splat(value: u8) -> Self;
+    /// 32 bytes.
+    unsafe fn load(from: *const u8) -> Self;
+    /// The low nibbles of 16 bytes, then their high nibbles.
+    unsafe fn load_nibbles(from: *const u8) -> Self;
+    /// 255 where a bit of 32 (4 bytes, the lowest bit first) is set, else 0.
+    unsafe fn load_bits(from: *const u8) -> Self;
+    /// Each byte's bits moved from bit `from` to bit `to`, of which those in `mask` stay; `mask` has no bit that a move leaves empty.
+    unsafe fn field(self, from: u8, to: u8, mask: u8) -> Self;
+    /// self & other.
+    unsafe fn and(self, other: Self) -> Self;
+    /// self | other.
+    unsafe fn or(self, other: Self) -> Self;
+    /// self - other, wrapping.
+    unsafe fn sub(self, other: Self) -> Self;
+    /// The table's entries at places 0 to 15.
+    unsafe fn look_up(self, table: &[i8; 16]) -> Self;
+}
+
 /// Sixteen f32 values side by side.
 ///
 /// # Safety
@@ -19,6 +45,8 @@ pub const LANES: usize = 16;
 /// Every method must be called on a CPU that has the implementor's instructions, and every pointer must be readable (writable for
 /// `store`) for the elements that the method names. No alignment is needed.
 pub trait Lanes: Copy {
+    /// The bytes that two vectors are made of.
+    type Bytes: Bytes;
     /// All lanes `value`.
     unsafe fn splat(value: f32) -> Self;
     /// All lanes the little-endian f16 at `from`.
@@ -27,12 +55,16 @@ pub trait Lanes: Copy {
     unsafe fn load(from: *const f32) -> Self;
     /// 16 f16, widened.
     unsafe fn load_f16(from: *const f16) -> Self;
+    /// 16 bfloat16, widened.
+    unsafe fn load_bf16(from: *const u16) -> Self;
     /// 16 unsigned bytes' low nibbles as numbers 0 to 15.
     unsafe fn load_low_nibbles(from: *const u8) -> Self;
     /// 16 unsigned bytes' high nibbles as numbers 0 to 15.
     unsafe fn load_high_nibbles(from: *const u8) -> Self;
     /// 16 signed bytes as numbers.
     unsafe fn load_i8(from: *const i8) -> Self;
+    /// 32 signed bytes as numbers.
+    unsafe fn widen(bytes: Self::Bytes) -> (Self, Self);
     /// Writes 16 f32.
     unsafe fn store(self, to: *mut f32);
     /// self + other.
@@ -112,7 +144,53 @@ impl Scalar {
     }
 }
 
+impl Bytes for [u8; 32] {
+    #[inline(always)]
+    unsafe fn splat(value: u8) -> Self {
+        [value; 32]
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const u8) -> Self {
+        // SAFETY: the caller vouches for 32 readable bytes.
+        unsafe { from.cast::<Self>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn load_nibbles(from: *const u8) -> Self {
+        // SAFETY: the caller vouches for 16 readable bytes.
+        let bytes = unsafe { from.cast::<[u8; 16]>().read_unaligned() };
+        std::array::from_fn(|i| bytes[i % 16] >> (i / 16 * 4) & 15)
+    }
+    #[inline(always)]
+    unsafe fn load_bits(from: *const u8) -> Self {
+        // SAFETY: the caller vouches for 4 readable bytes.
+        let bytes = unsafe { from.cast::<[u8; 4]>().read_unaligned() };
+        std::array::from_fn(|i| (bytes[i / 8] >> (i % 8) & 1) * 255)
+    }
+    #[inline(always)]
+    unsafe fn field(self, from: u8, to: u8, mask: u8) -> Self {
+        self.map(|b| b >> from << to & mask)
+    }
+    #[inline(always)]
+    unsafe fn and(self, other: Self) -> Self {
+        std::array::from_fn(|i| self[i] & other[i])
+    }
+    #[inline(always)]
+    unsafe fn or(self, other: Self) -> Self {
+        std::array::from_fn(|i| self[i] | other[i])
+    }
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        std::array::from_fn(|i| self[i].wrapping_sub(other[i]))
+    }
+    #[inline(always)]
+    unsafe fn look_up(self, table: &[i8; 16]) -> Self {
+        self.map(|b| table[usize::from(b & 15)].cast_unsigned())
+    }
+}
+
 impl Lanes for Scalar {
+    type Bytes = [u8; 32];
+
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
         Self([value; LANES])
@@ -136,6 +214,12 @@ impl Lanes for Scalar {
         Self(values.map(f16::to_f32))
     }
     #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> Self {
+        // SAFETY: the caller vouches for 16 readable u16.
+        let values = unsafe { from.cast::<[u16; LANES]>().read_unaligned() };
+        Self(values.map(|v| f32::from_bits(u32::from(v) << 16)))
+    }
+    #[inline(always)]
     unsafe fn load_low_nibbles(from: *const u8) -> Self {
         // SAFETY: the caller vouches for 16 readable bytes.
         let values = unsafe { from.cast::<[u8; LANES]>().read_unaligned() };
@@ -152,6 +236,12 @@ impl Lanes for Scalar {
         // SAFETY: the caller vouches for 16 readable bytes.
         let values = unsafe { from.cast::<[i8; LANES]>().read_unaligned() };
         Self(values.map(f32::from))
+    }
+    #[inline(always)]
+    unsafe fn widen(bytes: Self::Bytes) -> (Self, Self) {
+        let number = |i: usize| f32::from(bytes[i].cast_signed());
+        let low = Self(std::array::from_fn(number));
+        (low, Self(std::array::from_fn(|i| number(i + LANES))))
     }
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {

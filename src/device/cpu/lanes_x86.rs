@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
-use super::lanes::Lanes;
+use super::lanes::{Bytes, Lanes};
 
 /// Two 256-bit registers; needs AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -16,6 +16,16 @@ unsafe fn widen_bytes(bytes: __m128i) -> Avx2 {
     unsafe {
         let low = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes));
         let high = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128::<8>(bytes)));
+        Avx2(low, high)
+    }
+}
+
+#[inline(always)]
+unsafe fn widen_signed(bytes: __m128i) -> Avx2 {
+    // SAFETY: the caller vouches for AVX2; no memory is touched.
+    unsafe {
+        let low = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+        let high = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128::<8>(bytes)));
         Avx2(low, high)
     }
 }
@@ -50,8 +60,89 @@ unsafe fn shift_exponent(a: __m256, n: __m256) -> __m256 {
     }
 }
 
+/// Thirty-two bytes in a 256-bit register, for both kinds of lanes; needs AVX2.
+#[derive(Clone, Copy)]
+pub struct Bytes256(__m256i);
+
+impl Bytes for Bytes256 {
+    #[inline(always)]
+    unsafe fn splat(value: u8) -> Self {
+        // SAFETY: AVX2 by the trait's contract.
+        unsafe { Self(_mm256_set1_epi8(value.cast_signed())) }
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const u8) -> Self {
+        // SAFETY: 32 readable bytes by the trait's contract; unaligned load.
+        unsafe { Self(_mm256_loadu_si256(from.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn load_nibbles(from: *const u8) -> Self {
+        // SAFETY: 16 readable bytes by the trait's contract; unaligned load.
+        unsafe {
+            let bytes = _mm_loadu_si128(from.cast());
+            let both = _mm256_set_m128i(_mm_srli_epi16::<4>(bytes), bytes);
+            Self(_mm256_and_si256(both, _mm256_set1_epi8(15)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_bits(from: *const u8) -> Self {
+        // SAFETY: 4 readable bytes by the trait's contract; unaligned load.
+        unsafe {
+            // each byte goes to eight places, of which each looks at a bit of its own
+            let bytes = _mm256_set1_epi32(from.cast::<i32>().read_unaligned());
+            let places = _mm256_set_epi64x(
+                0x0303_0303_0303_0303,
+                0x0202_0202_0202_0202,
+                0x0101_0101_0101_0101,
+                0,
+            );
+            let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64.cast_signed());
+            let found = _mm256_and_si256(_mm256_shuffle_epi8(bytes, places), bit);
+            Self(_mm256_cmpeq_epi8(found, bit))
+        }
+    }
+    #[inline(always)]
+    unsafe fn field(self, from: u8, to: u8, mask: u8) -> Self {
+        // SAFETY: AVX2 by the trait's contract.
+        unsafe {
+            // words are shifted, and what comes from the neighbouring byte is masked off
+            let moved = if from >= to {
+                _mm256_srl_epi16(self.0, _mm_cvtsi32_si128(i32::from(from - to)))
+            } else {
+                _mm256_sll_epi16(self.0, _mm_cvtsi32_si128(i32::from(to - from)))
+            };
+            Self(moved).and(Self::splat(mask))
+        }
+    }
+    #[inline(always)]
+    unsafe fn and(self, other: Self) -> Self {
+        // SAFETY: AVX2 by the trait's contract.
+        unsafe { Self(_mm256_and_si256(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn or(self, other: Self) -> Self {
+        // SAFETY: AVX2 by the trait's contract.
+        unsafe { Self(_mm256_or_si256(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        // SAFETY: AVX2 by the trait's contract.
+        unsafe { Self(_mm256_sub_epi8(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn look_up(self, table: &[i8; 16]) -> Self {
+        // SAFETY: AVX2 by the trait's contract; the table has the 16 bytes that are read.
+        unsafe {
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            Self(_mm256_shuffle_epi8(table, self.0))
+        }
+    }
+}
+
 // SAFETY (for every body below): the trait's contract gives the instructions and the pointers' ranges.
 impl Lanes for Avx2 {
+    type Bytes = Bytes256;
+
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
         // SAFETY: AVX2 by the trait's contract.
@@ -83,6 +174,18 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> Self {
+        // SAFETY: 16 readable u16 by the trait's contract; unaligned loads.
+        unsafe {
+            let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+            let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.add(8).cast()));
+            Self(
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
+            )
+        }
+    }
+    #[inline(always)]
     unsafe fn load_low_nibbles(from: *const u8) -> Self {
         // SAFETY: 16 readable bytes by the trait's contract; unaligned load.
         unsafe {
@@ -105,11 +208,16 @@ impl Lanes for Avx2 {
     #[inline(always)]
     unsafe fn load_i8(from: *const i8) -> Self {
         // SAFETY: 16 readable bytes by the trait's contract; unaligned load.
+        unsafe { widen_signed(_mm_loadu_si128(from.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn widen(bytes: Self::Bytes) -> (Self, Self) {
+        // SAFETY: AVX2 by the trait's contract.
         unsafe {
-            let bytes = _mm_loadu_si128(from.cast());
-            let low = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
-            let high = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128::<8>(bytes)));
-            Self(low, high)
+            (
+                widen_signed(_mm256_castsi256_si128(bytes.0)),
+                widen_signed(_mm256_extracti128_si256::<1>(bytes.0)),
+            )
         }
     }
     #[inline(always)]
@@ -233,6 +341,8 @@ impl Avx512 {
 }
 
 impl Lanes for Avx512 {
+    type Bytes = Bytes256;
+
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
         // SAFETY: AVX-512 by the trait's contract.
@@ -257,6 +367,14 @@ impl Lanes for Avx512 {
     unsafe fn load_f16(from: *const f16) -> Self {
         // SAFETY: 16 readable f16 by the trait's contract; unaligned load.
         unsafe { Self(_mm512_cvtph_ps(_mm256_loadu_si256(from.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> Self {
+        // SAFETY: 16 readable u16 by the trait's contract; unaligned load.
+        unsafe {
+            let dwords = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+            Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(dwords)))
+        }
     }
     #[inline(always)]
     unsafe fn load_low_nibbles(from: *const u8) -> Self {
@@ -284,6 +402,18 @@ impl Lanes for Avx512 {
             Self(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(
                 from.cast(),
             ))))
+        }
+    }
+    #[inline(always)]
+    unsafe fn widen(bytes: Self::Bytes) -> (Self, Self) {
+        // SAFETY: AVX-512 by the trait's contract.
+        unsafe {
+            let low = _mm512_cvtepi8_epi32(_mm256_castsi256_si128(bytes.0));
+            let high = _mm512_cvtepi8_epi32(_mm256_extracti128_si256::<1>(bytes.0));
+            (
+                Self(_mm512_cvtepi32_ps(low)),
+                Self(_mm512_cvtepi32_ps(high)),
+            )
         }
     }
     #[inline(always)]

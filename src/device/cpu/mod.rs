@@ -2,11 +2,13 @@
 //!
 //! A step is a walk over (stage, tile); `poll` runs tiles until its time is up, so a step of any model can be left at any moment.
 
+mod formats;
 pub mod isa;
 pub mod kernels;
 pub mod lanes;
 #[cfg(target_arch = "x86_64")]
 mod lanes_x86;
+mod matmul;
 pub mod naive;
 pub mod program;
 mod rope;
@@ -21,6 +23,7 @@ use self::kernels::{Kernels, padded};
 use self::program::{BUFS, Buf, Program, Stage};
 use super::{
     Capacity, Device, DeviceError, LoadProgress, Memory, Output, PAGE_TOKENS, PageId, Rows, Step,
+    check_pages, page_range,
 };
 use crate::model::plan::{Plan, Shape, TensorId};
 use crate::model::weights::Weights;
@@ -88,6 +91,29 @@ impl Pool {
             KvType::F16 => Pool::F16(zeroed(elements, what)?),
             KvType::F32 => Pool::F32(zeroed(elements, what)?),
         })
+    }
+}
+
+impl Pool {
+    fn element_bytes(&self) -> usize {
+        match self {
+            Pool::F16(_) => size_of::<f16>(),
+            Pool::F32(_) => size_of::<f32>(),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Pool::F16(pool) => bytemuck::cast_slice(pool),
+            Pool::F32(pool) => bytemuck::cast_slice(pool),
+        }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            Pool::F16(pool) => bytemuck::cast_slice_mut(pool),
+            Pool::F32(pool) => bytemuck::cast_slice_mut(pool),
+        }
     }
 }
 
@@ -185,6 +211,15 @@ fn queries_a_kv_head(plan: &Plan, q_stride: usize) -> usize {
         .iter()
         .map(|kv| q_stride / (kv.n_kv_heads * kv.head_dim));
     groups.max().unwrap_or(1)
+}
+
+/// Bytes that [`PAGE_TOKENS`] positions take in all layers of a model.
+pub fn page_bytes(plan: &Plan, kv: KvType) -> usize {
+    let element = match kv {
+        KvType::F16 => size_of::<f16>(),
+        KvType::F32 => size_of::<f32>(),
+    };
+    page_layout(plan).0 * element
 }
 
 impl CpuDevice {
@@ -422,15 +457,56 @@ impl Device for CpuDevice {
         out.copy_from_slice(&self.bufs[Buf::Logits as usize][row * vocab..][..vocab]);
     }
 
+    fn copy_page(&mut self, from: PageId, to: PageId) -> Result<(), DeviceError> {
+        check_pages(&[from, to], &self.capacity)?;
+        let size = self.page_elements;
+        let (from, to) = (from.0 as usize * size, to.0 as usize * size);
+        match &mut self.pool {
+            Pool::F16(pool) => pool.copy_within(from..from + size, to),
+            Pool::F32(pool) => pool.copy_within(from..from + size, to),
+        }
+        Ok(())
+    }
+
+    fn page_bytes(&self) -> usize {
+        self.page_elements * self.pool.element_bytes()
+    }
+
+    fn read_page(
+        &mut self,
+        page: PageId,
+        offset: usize,
+        out: &mut [u8],
+    ) -> Result<(), DeviceError> {
+        let range = page_range(page, offset, out.len(), self.page_bytes(), &self.capacity)?;
+        out.copy_from_slice(&self.pool.bytes()[range]);
+        Ok(())
+    }
+
+    fn write_page(&mut self, page: PageId, offset: usize, bytes: &[u8]) -> Result<(), DeviceError> {
+        let range = page_range(page, offset, bytes.len(), self.page_bytes(), &self.capacity)?;
+        self.pool.bytes_mut()[range].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn state_id(&self) -> String {
+        let kv = match self.pool {
+            Pool::F16(_) => "f16",
+            Pool::F32(_) => "f32",
+        };
+        let fingerprint = self.weights.fingerprint(&self.plan, (*self.file).as_ref());
+        format!(
+            "{} {fingerprint}, cpu pages of {kv}",
+            self.plan.architecture
+        )
+    }
+
     fn capacity(&self) -> Capacity {
         self.capacity
     }
 
     fn memory(&self) -> Memory {
-        let kv = match &self.pool {
-            Pool::F16(pool) => size_of_val(pool.as_slice()),
-            Pool::F32(pool) => size_of_val(pool.as_slice()),
-        };
+        let kv = self.pool.bytes().len();
         let scratch: usize = self
             .bufs
             .iter()

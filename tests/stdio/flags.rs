@@ -1,0 +1,118 @@
+//! Flags that let a person ask without writing a line of JSON by hand, and flags that tell something and exit.
+
+use std::io::Write;
+
+use serde_json::{Value, json};
+
+use crate::support::{command, generate, model};
+
+/// Exit code and what was printed.
+fn output(flags: &[&str]) -> (Option<i32>, String) {
+    let output = command(flags).output().expect("it runs");
+    (
+        output.status.code(),
+        String::from_utf8(output.stdout).expect("UTF-8"),
+    )
+}
+
+fn lines(text: &str) -> Vec<Value> {
+    text.lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect()
+}
+
+#[test]
+fn a_prompt_on_the_command_line_is_answered_and_nothing_else_is_read() {
+    let (code, text) = output(&[
+        "--model",
+        "fake:seed=1",
+        "--max-tokens",
+        "5",
+        "--prompt",
+        "hello",
+    ]);
+    let said = lines(&text);
+    assert_eq!(code, Some(0));
+    let last = said.last().expect("a line");
+    assert_eq!(last["id"], 1);
+    assert_eq!(
+        last["result"]["usage"]["prompt_tokens"], 6,
+        "BOS and five bytes"
+    );
+    assert_eq!(last["result"]["sampling"]["max_tokens"], 5);
+}
+
+#[test]
+fn requests_come_from_a_file_where_one_is_named() {
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    // Longer than what a terminal lets a person type.
+    let prompt = "p".repeat(6000);
+    for id in 0..3 {
+        let request = generate(id, json!({"prompt": prompt, "max_tokens": 1}));
+        writeln!(file, "{request}").expect("written");
+    }
+    let path = file.path().to_str().expect("a path");
+    let (code, text) = output(&["--model", "fake:", "--queue", "1", "--input", path]);
+    let ended = lines(&text)
+        .iter()
+        .filter(|m| m["result"]["usage"]["prompt_tokens"] == 6001)
+        .count();
+    assert_eq!((code, ended), (Some(0), 3));
+    let (code, text) = output(&["--model", "fake:", "--input", "/nowhere/requests"]);
+    assert_eq!((code, text.as_str()), (Some(66), ""));
+}
+
+#[test]
+fn the_schema_needs_no_model() {
+    let (code, text) = output(&["--print-schema"]);
+    let schema: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(code, Some(0));
+    assert!(schema["$defs"]["GenerateParams"].is_object());
+}
+
+#[test]
+fn a_file_that_does_not_load_is_told_with_the_code_that_a_load_would_end_with() {
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    file.write_all(b"GGUF but not really").expect("written");
+    let damaged = file.path().to_str().expect("a path");
+    for (path, wanted) in [("/nowhere/model.gguf", 66), (damaged, 65)] {
+        for flag in ["--check", "--print-plan"] {
+            let (code, text) = output(&["--model", path, flag]);
+            let told: Value = serde_json::from_str(&text).expect("JSON");
+            assert_eq!(code, Some(wanted), "{flag} {path}");
+            assert_eq!(told["loads"], false);
+            assert_eq!(told["error"]["data"]["code"], "MODEL_LOAD_FAILED");
+        }
+    }
+}
+
+#[test]
+fn the_check_tells_the_memory_that_a_worker_then_reports() {
+    let Some(model) = model() else { return };
+    let model = model.to_str().expect("a path");
+    let (code, text) = output(&[
+        "--model", model, "--device", "cpu", "--ctx", "512", "--check",
+    ]);
+    assert_eq!(code, Some(0), "{text}");
+    let told: Value = serde_json::from_str(&text).expect("JSON");
+    let request = json!({"id": 1, "method": "health"}).to_string();
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), request).expect("written");
+    let path = file.path().to_str().expect("a path");
+    // The answer comes during the load; `ready` has the same numbers.
+    let (_, text) = output(&[
+        "--model", model, "--device", "cpu", "--ctx", "512", "--input", path,
+    ]);
+    let said = lines(&text);
+    let ready = said.iter().find(|m| m["method"] == "ready").expect("ready");
+    assert_eq!(told["memory"], ready["params"]["memory"]);
+    assert_eq!(told["parameters"], ready["params"]["model"]["parameters"]);
+    assert_eq!(told["loads"], true);
+
+    let (code, text) = output(&["--model", model, "--print-plan"]);
+    assert_eq!(code, Some(0));
+    assert!(
+        text.starts_with("llama: 30 layers") && text.lines().count() == 153,
+        "{text}"
+    );
+}
