@@ -35,6 +35,15 @@ pub const QUEUED_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Tokens that `detokenize` and `with_pieces` turn into text in one piece of work.
 pub const DETOKENIZE_PIECE_TOKENS: usize = 8192;
 
+/// Entries of `logit_bias` that are looked at in one piece of work: each may be a text that is to be cut into tokens.
+pub const LOGIT_BIAS_PIECE_ENTRIES: usize = 64;
+
+/// Tokens whose texts are searched for what breaks a sequence in one piece of work.
+pub const BREAKERS_PIECE_TOKENS: u32 = 8192;
+
+/// Bytes of a line of `prompt_logprobs` around its entries: its frame, and an id of which every byte is escaped.
+pub const PROMPT_LOGPROBS_FRAME_BYTES: usize = 2048;
+
 /// Bytes of a prompt that are hashed for the log in one piece of work.
 pub const HASH_PIECE_BYTES: usize = 1024 * 1024;
 

@@ -36,6 +36,8 @@ pub enum Finish {
     EndOfGeneration,
     /// A stop string is complete: its place in the request's list.
     StopString(usize),
+    /// A stop token was drawn.
+    StopToken(u32),
     /// As many tokens as were asked for.
     MaxTokens,
     /// The context is full.
@@ -55,8 +57,12 @@ pub struct SessionParams {
     pub context_length: usize,
     /// Tokens wanted; `None` for as many as fit.
     pub max_tokens: Option<usize>,
+    /// Tokens in whose text no stop string is looked for: so many at the beginning of the output.
+    pub min_tokens: usize,
     /// Strings that end the generation and are not part of its text.
     pub stop: Vec<String>,
+    /// Tokens that end the generation and are not part of its text.
+    pub stop_tokens: Vec<u32>,
     /// Whether the model's own end ends it.
     pub at_end: AtEnd,
 }
@@ -119,6 +125,8 @@ pub struct Session {
     /// Length of `tokens` at which the generation ends, and what the end is called then.
     tokens_max: usize,
     at_tokens_max: Finish,
+    min_tokens: usize,
+    stop_tokens: Vec<u32>,
     at_end: AtEnd,
     decoder: TextDecoder,
     stops: StopMatcher,
@@ -135,7 +143,9 @@ impl Session {
             prompt: mut tokens,
             context_length,
             max_tokens,
+            min_tokens,
             stop,
+            stop_tokens,
             at_end,
         } = params;
         let prompt_tokens = tokens.len();
@@ -163,6 +173,8 @@ impl Session {
             position: 0,
             tokens_max: prompt_tokens + wanted,
             at_tokens_max,
+            min_tokens,
+            stop_tokens,
             at_end,
             decoder: TextDecoder::new(),
             stops: StopMatcher::new(stop),
@@ -230,7 +242,15 @@ impl Session {
     pub fn push(&mut self, token: u32, kind: TokenKind<'_>) -> Pushed {
         self.tokens.push(token);
         let mut text = String::new();
+        if self.stop_tokens.contains(&token) {
+            let finish = Some(Finish::StopToken(token));
+            return Pushed { text, finish };
+        }
         let matched = match kind {
+            TokenKind::Text(bytes) if self.completion_tokens() <= self.min_tokens => {
+                text = self.decoder.push(bytes);
+                None
+            }
             TokenKind::Text(bytes) => self.stops.push(&self.decoder.push(bytes), &mut text),
             TokenKind::Control | TokenKind::EndOfGeneration => None,
         };
@@ -252,6 +272,7 @@ impl Session {
         match finish {
             Finish::StopString(_) => {}
             Finish::EndOfGeneration
+            | Finish::StopToken(_)
             | Finish::MaxTokens
             | Finish::Context
             | Finish::Cancelled
@@ -276,7 +297,9 @@ mod tests {
             prompt,
             context_length,
             max_tokens,
+            min_tokens: 0,
             stop,
+            stop_tokens: vec![8],
             at_end: AtEnd::Finish,
         })
         .unwrap()
@@ -324,7 +347,9 @@ mod tests {
             prompt: vec![7; prompt],
             context_length: 4,
             max_tokens: Some(1),
+            min_tokens: 0,
             stop: Vec::new(),
+            stop_tokens: Vec::new(),
             at_end: AtEnd::Finish,
         };
         for prompt_tokens in [4, 5] {
@@ -371,6 +396,39 @@ mod tests {
             Some(Finish::StopString(0))
         );
         assert_eq!(stopped.end(Finish::StopString(0)), "");
+    }
+
+    #[test]
+    fn a_stop_token_ends_it_before_everything_else_and_has_no_text() {
+        let mut session = session(5, 100, Some(2));
+        assert_eq!(session.push(1, TokenKind::Text(b"a st")).text, "a ");
+        let Pushed { text, finish } = session.push(8, TokenKind::Text(b"op"));
+        assert_eq!((text.as_str(), finish), ("", Some(Finish::StopToken(8))));
+        assert_eq!(session.end(Finish::StopToken(8)), "st");
+        assert_eq!(session.completion_tokens(), 2);
+    }
+
+    #[test]
+    fn no_stop_string_is_looked_for_in_the_first_tokens() {
+        let run = |min_tokens: usize, pieces: &[&str]| -> (String, bool) {
+            let mut session = session(5, 100, None);
+            session.min_tokens = min_tokens;
+            let mut text = String::new();
+            for piece in pieces {
+                let pushed = session.push(1, TokenKind::Text(piece.as_bytes()));
+                text.push_str(&pushed.text);
+                if pushed.finish.is_some() {
+                    return (text, true);
+                }
+            }
+            (text + &session.end(Finish::Cancelled), false)
+        };
+        assert_eq!(run(0, &["stop", "x"]), (String::new(), true));
+        assert_eq!(run(1, &["stop", "x"]), ("stopx".into(), false));
+        assert_eq!(run(1, &["stop", "x stop"]), ("stopx ".into(), true));
+        // One that begins in them is none.
+        assert_eq!(run(1, &["st", "op", "x"]), ("stopx".into(), false));
+        assert_eq!(run(1, &["a", "st", "op"]), ("a".into(), true));
     }
 
     #[test]

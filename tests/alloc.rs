@@ -15,7 +15,9 @@ use worker_orcd::device::cpu::isa::Isa;
 use worker_orcd::device::cpu::{CpuDevice, CpuOptions, KvType};
 use worker_orcd::device::{Device, Output, PAGE_TOKENS, PageId, Rows, Step};
 use worker_orcd::quant::TensorType;
-use worker_orcd::sampling::{SampleStep, SamplingParams, TOP_LOGPROBS_MAX};
+use worker_orcd::sampling::{
+    DryParams, SampleStep, SamplingParams, TOP_LOGPROBS_MAX, TokenSet, Window, XtcParams,
+};
 
 /// Counts how often each thread asks for memory or gives it back.
 struct Counting;
@@ -106,10 +108,12 @@ fn generate(device: &mut CpuDevice, params: &SamplingParams) {
     while position < 2 * PAGE_TOKENS {
         let uniform = f64::from(position as u32 * 37 % 101) / 101.0;
         let step = SampleStep {
-            params,
-            uniform,
-            history: &history[..position],
+            bias: &[(5, 1.0), (6, f32::NEG_INFINITY)],
+            allowed: Some(TokenSet(&[u32::MAX; 3])),
+            banned: &[7],
+            breakers: TokenSet(&[1 << 9]),
             logprobs: Some(TOP_LOGPROBS_MAX),
+            ..SampleStep::new(params, uniform, &history[..position])
         };
         let drawn = assert_no_allocation("drawing a token", || {
             device.sample(step).expect("a draw");
@@ -122,6 +126,10 @@ fn generate(device: &mut CpuDevice, params: &SamplingParams) {
         };
         history[position] = sampled.token;
         let tokens = &history[position..][..1];
+        assert_no_allocation("a score", || {
+            device.score(0, sampled.token, 20).expect("a score");
+            device.poll(Instant::now()).expect("a score")
+        });
         assert_no_allocation("a token", || {
             forward(
                 device,
@@ -147,19 +155,28 @@ fn a_counted_allocation_is_seen() {
 #[test]
 fn steps_allocate_nothing() {
     let all_stages = SamplingParams {
+        repetition_penalty: 1.2,
+        presence_penalty: 0.1,
+        frequency_penalty: 0.1,
+        penalty_window: Window::Last(100),
+        dry: Some(DryParams {
+            multiplier: 0.8,
+            base: 1.75,
+            allowed_length: 2,
+            window: Window::All,
+        }),
         temperature: 0.8,
-        top_k: 20,
+        top_n_sigma: Some(2.0),
+        top_k: 40,
+        typical_p: 0.95,
         top_p: 0.9,
         min_p: 0.02,
-        repetition_penalty: 1.2,
+        xtc: Some(XtcParams {
+            probability: 0.5,
+            threshold: 0.1,
+        }),
     };
-    let greedy = SamplingParams {
-        temperature: 0.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-        repetition_penalty: 1.0,
-    };
+    let greedy = SamplingParams::GREEDY;
     for kind in TensorType::ALL {
         for (kv, params) in [(KvType::F16, &all_stages), (KvType::F32, &greedy)] {
             let options = CpuOptions {

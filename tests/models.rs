@@ -595,13 +595,7 @@ fn a_step_in_the_smallest_slices_gives_the_same_bits() {
 fn a_token_is_drawn_from_the_last_row() {
     let shape = TinyLlama::new(TensorType::F32);
     let tokens = tokens(12, shape.n_vocab);
-    let greedy = SamplingParams {
-        temperature: 0.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-        repetition_penalty: 1.0,
-    };
+    let greedy = SamplingParams::GREEDY;
     for (rows, last) in [(Rows::Last, 0), (Rows::All, 11)] {
         let mut device = best(&shape);
         device
@@ -617,12 +611,7 @@ fn a_token_is_drawn_from_the_last_row() {
         let likeliest =
             (0..77u32).max_by(|a, b| logits[*a as usize].total_cmp(&logits[*b as usize]));
         device
-            .sample(SampleStep {
-                params: &greedy,
-                uniform: 0.5,
-                history: &tokens,
-                logprobs: None,
-            })
+            .sample(SampleStep::new(&greedy, 0.5, &tokens))
             .expect("a draw");
         match device
             .poll(Instant::now() + Duration::from_secs(9))
@@ -683,19 +672,8 @@ fn assert_refused(device: &mut CpuDevice, (what, pages, tokens, position, says):
 /// A token drawn where no logits are would be one of another step's.
 #[test]
 fn drawing_from_no_logits_is_refused() {
-    let greedy = SamplingParams {
-        temperature: 0.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-        repetition_penalty: 1.0,
-    };
-    let draw = SampleStep {
-        params: &greedy,
-        uniform: 0.5,
-        history: &[],
-        logprobs: None,
-    };
+    let greedy = SamplingParams::GREEDY;
+    let draw = SampleStep::new(&greedy, 0.5, &[]);
     let mut device = best(&TinyLlama::new(TensorType::F32));
     let refused = |device: &mut CpuDevice| matches!(device.sample(draw), Err(DeviceError::Step(_)));
     assert!(refused(&mut device), "before any step");

@@ -7,6 +7,7 @@ use crate::error::ErrorObject;
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::request::{Id, MetricsFormat};
+use crate::sampling::{Dry, Xtc};
 
 /// One line of output.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,6 +69,8 @@ pub enum Notification {
     Started(Started),
     /// `token`
     Token(Token),
+    /// `prompt_logprobs`
+    PromptLogprobs(PromptLogprobs),
     /// `fatal`
     Fatal(Fatal),
 }
@@ -80,6 +83,7 @@ impl Notification {
             Notification::Ready(_) => "ready",
             Notification::Started(_) => "started",
             Notification::Token(_) => "token",
+            Notification::PromptLogprobs(_) => "prompt_logprobs",
             Notification::Fatal(_) => "fatal",
         }
     }
@@ -211,10 +215,15 @@ pub struct Defaults {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
     /// See `generate`.
+    pub min_tokens: u32,
+    /// See `generate`.
     #[serde(serialize_with = "finite32")]
     pub temperature: f32,
     /// See `generate`.
     pub top_k: u32,
+    /// See `generate`.
+    #[serde(serialize_with = "finite32")]
+    pub typical_p: f32,
     /// See `generate`.
     #[serde(serialize_with = "finite32")]
     pub top_p: f32,
@@ -224,6 +233,14 @@ pub struct Defaults {
     /// See `generate`.
     #[serde(serialize_with = "finite32")]
     pub repetition_penalty: f32,
+    /// See `generate`.
+    #[serde(serialize_with = "finite32")]
+    pub presence_penalty: f32,
+    /// See `generate`.
+    #[serde(serialize_with = "finite32")]
+    pub frequency_penalty: f32,
+    /// See `generate`.
+    pub penalty_last_n: i32,
 }
 
 /// Maxima that a client may want to know.
@@ -244,6 +261,10 @@ pub struct Limits {
     pub stop: u64,
     /// Longest stop string in bytes.
     pub stop_bytes: u64,
+    /// Token ids in `stop_token_ids`.
+    pub stop_token_ids: u64,
+    /// Entries of `logit_bias`.
+    pub logit_bias: u64,
     /// Longest `content` of `tokenize` in bytes.
     pub tokenize_bytes: u64,
     /// Most token ids in one request.
@@ -301,6 +322,36 @@ pub struct TopLogprob {
     pub logprob: f32,
 }
 
+/// Log-probabilities of some tokens of a prompt; all pieces in order are the whole prompt, and they come before the first `token`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PromptLogprobs {
+    /// The request.
+    pub request_id: Id,
+    /// Number of the first of these tokens in the prompt, from 0.
+    pub from: u64,
+    /// One for each token.
+    pub entries: Vec<PromptLogprob>,
+}
+
+/// A token of a prompt with its log-probability.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PromptLogprob {
+    /// The token.
+    pub token_id: u32,
+    /// The token's own bytes as text; bytes that are no whole character become U+FFFD.
+    pub text: String,
+    /// Natural logarithm of the token's probability after the tokens before it, in the model's unmodified distribution; left out for the first token. At least -9999, which also stands for minus infinity.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "logprob_option"
+    )]
+    pub logprob: Option<f32>,
+    /// The likeliest tokens in its place, likeliest first; only with `prompt_logprobs` above 0.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub top_logprobs: Vec<TopLogprob>,
+}
+
 /// The worker ends with a non-zero exit code; nothing follows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Fatal {
@@ -331,6 +382,15 @@ pub struct GenerateResult {
     /// One entry per token; only with stream:false and `logprobs`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logprobs: Option<Vec<TokenLogprob>>,
+    /// One entry per token of the prompt; only with stream:false and `prompt_logprobs`. Fewer where the generation ended within its prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_logprobs: Option<Vec<PromptLogprob>>,
+    /// The tokens of the prompt; only with `return_token_ids`. None when it ended before the prompt had become tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_token_ids: Option<Vec<u32>>,
+    /// The tokens generated, an end-of-generation or stop token included; only with `return_token_ids`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_ids: Option<Vec<u32>>,
 }
 
 /// A token of a result with its log-probability.
@@ -488,20 +548,44 @@ pub struct Timings {
 pub struct Sampling {
     /// Most tokens to generate.
     pub max_tokens: u32,
+    /// Tokens to generate at least.
+    pub min_tokens: u32,
     /// 0 is greedy.
     #[serde(serialize_with = "finite32")]
     pub temperature: f32,
+    /// Left out when it is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_n_sigma: Option<f32>,
     /// 0 is off.
     pub top_k: u32,
+    /// 1 is off.
+    #[serde(serialize_with = "finite32")]
+    pub typical_p: f32,
     /// 1 is off.
     #[serde(serialize_with = "finite32")]
     pub top_p: f32,
     /// 0 is off.
     #[serde(serialize_with = "finite32")]
     pub min_p: f32,
+    /// Left out when it is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xtc: Option<Xtc>,
     /// 1 is off.
     #[serde(serialize_with = "finite32")]
     pub repetition_penalty: f32,
+    /// 0 is off.
+    #[serde(serialize_with = "finite32")]
+    pub presence_penalty: f32,
+    /// 0 is off.
+    #[serde(serialize_with = "finite32")]
+    pub frequency_penalty: f32,
+    /// -1 is prompt and output.
+    pub penalty_last_n: i32,
+    /// Left out when it is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dry: Option<Dry>,
+    /// Tokens whose logits were changed by `logit_bias`, or that it forbade.
+    pub logit_bias_tokens: u64,
     /// Whether end-of-generation tokens were passed over.
     pub ignore_eos: bool,
 }

@@ -11,12 +11,14 @@ pub mod limits;
 pub mod method;
 pub mod metrics;
 pub mod request;
+pub mod sampling;
 pub mod schema;
 
-pub use codec::Reject;
+pub use codec::{Reject, entry_path};
 pub use error::*;
 pub use event::*;
 pub use exit::*;
 pub use method::{IdRule, Method};
 pub use metrics::*;
 pub use request::*;
+pub use sampling::*;

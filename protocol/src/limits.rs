@@ -113,7 +113,40 @@ limits! {
     /// Highest `repetition_penalty`.
     REPETITION_PENALTY_MAX: f32 = 2.0;
 
-    /// Alternatives for which `logprobs` can ask.
+    /// Highest `presence_penalty` and `frequency_penalty`; the lowest is this below zero.
+    PENALTY_MAX: f32 = 2.0;
+
+    /// Largest `penalty_last_n`, and `last_n` of `dry`.
+    LAST_N_MAX: u32 = 1024 * 1024;
+
+    /// Highest `top_n_sigma`.
+    TOP_N_SIGMA_MAX: f32 = 100.0;
+
+    /// Highest `multiplier` of `dry`.
+    DRY_MULTIPLIER_MAX: f32 = 100.0;
+
+    /// Highest `base` of `dry`.
+    DRY_BASE_MAX: f32 = 10.0;
+
+    /// Largest `allowed_length` of `dry`.
+    DRY_ALLOWED_LENGTH_MAX: u32 = 128;
+
+    /// Texts in `sequence_breakers` of `dry`.
+    SEQUENCE_BREAKERS_MAX: usize = 16;
+
+    /// Longest text in `sequence_breakers` of `dry`, in bytes.
+    SEQUENCE_BREAKER_BYTES_MAX: usize = 64;
+
+    /// Entries of `logit_bias`.
+    LOGIT_BIAS_MAX: usize = 1024;
+
+    /// Longest key of `logit_bias` in bytes.
+    LOGIT_BIAS_KEY_BYTES_MAX: usize = 256;
+
+    /// Highest value in `logit_bias`; the lowest is this below zero.
+    LOGIT_BIAS_VALUE_MAX: f32 = 100.0;
+
+    /// Alternatives for which `logprobs` and `prompt_logprobs` can ask.
     LOGPROBS_MAX: u32 = 20;
 
     /// Stop strings of a request.
@@ -121,6 +154,12 @@ limits! {
 
     /// Longest stop string in bytes.
     STOP_BYTES_MAX: usize = 256;
+
+    /// Token ids in `stop_token_ids`.
+    STOP_TOKEN_IDS_MAX: usize = 64;
+
+    /// Most tokens, prompt and `max_tokens` together, of a request that is streamed and asks for `return_token_ids`: the response is one line.
+    RETURN_TOKEN_IDS_STREAM_MAX: usize = 7168;
 
     /// Longest `timeout_ms`: a week.
     TIMEOUT_MS_MAX: u64 = 7 * 24 * 60 * 60 * 1000;

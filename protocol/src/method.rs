@@ -7,7 +7,8 @@ use schemars::JsonSchema;
 use crate::codec::check::Check;
 use crate::event::{
     ApplyTemplateResult, CancelResult, DetokenizeResult, Fatal, GenerateResult, HealthResult,
-    MetricsResult, Progress, Ready, ShutdownResult, Started, StateResult, Token, TokenizeResult,
+    MetricsResult, Progress, PromptLogprobs, Ready, ShutdownResult, Started, StateResult, Token,
+    TokenizeResult,
 };
 use crate::request::{
     ApplyTemplateParams, CancelParams, CancelRequestParams, CancelledParams, DetokenizeParams,
@@ -172,10 +173,11 @@ impl Method {
 }
 
 /// The notifications that the worker sends, with the types of their params.
-pub(crate) const NOTIFICATIONS: [(&str, SchemaOf); 5] = [
+pub(crate) const NOTIFICATIONS: [(&str, SchemaOf); 6] = [
     ("progress", schema_of::<Progress>),
     ("ready", schema_of::<Ready>),
     ("started", schema_of::<Started>),
+    ("prompt_logprobs", schema_of::<PromptLogprobs>),
     ("token", schema_of::<Token>),
     ("fatal", schema_of::<Fatal>),
 ];

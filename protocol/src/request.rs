@@ -1,10 +1,13 @@
 //! What the worker hears: one type for the params of each method, every field with its range and default.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::limits;
+use crate::sampling::{Dry, LogitBias, Xtc};
 
 /// The name of a request: an integer of 64 bits with sign, or a string of at most 256 bytes. 1 and "1" differ.
 #[derive(
@@ -178,15 +181,29 @@ pub struct GenerateParams {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = limits::MAX_TOKENS_MAX))]
     pub max_tokens: Option<u32>,
+    /// Tokens that are generated at least: before that neither an end-of-generation token nor one of `stop_token_ids` is drawn, and stop strings that begin in the text of these tokens are not looked for. At most `max_tokens`.
+    #[serde(skip_serializing_if = "is_zero_count")]
+    #[schemars(extend("default" = 0))]
+    #[schemars(range(max = limits::MAX_TOKENS_MAX))]
+    pub min_tokens: u32,
     /// Divides the logits before a token is drawn; 0 takes the likeliest token.
     #[serde(skip_serializing_if = "is_one")]
     #[schemars(extend("default" = 1.0))]
     #[schemars(range(min = 0.0, max = limits::TEMPERATURE_MAX))]
     pub temperature: f32,
+    /// Draw from tokens whose logit is at most so many standard deviations of all logits below the largest one. Left out: from all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("exclusiveMinimum" = 0.0), range(max = limits::TOP_N_SIGMA_MAX))]
+    pub top_n_sigma: Option<f32>,
     /// Draw from the `top_k` likeliest tokens; 0 draws from all.
     #[serde(skip_serializing_if = "is_zero_count")]
     #[schemars(extend("default" = 0))]
     pub top_k: u32,
+    /// Draw from the smallest set of tokens whose probabilities reach `typical_p` in sum, those first whose surprise (-ln p) is nearest to the mean surprise of all; 1 draws from all.
+    #[serde(skip_serializing_if = "is_one")]
+    #[schemars(extend("default" = 1.0))]
+    #[schemars(extend("exclusiveMinimum" = 0.0), range(max = 1.0))]
+    pub typical_p: f32,
     /// Draw from the smallest set of tokens whose probabilities reach `top_p` in sum; 1 draws from all.
     #[serde(skip_serializing_if = "is_one")]
     #[schemars(extend("default" = 1.0))]
@@ -197,11 +214,36 @@ pub struct GenerateParams {
     #[schemars(extend("default" = 0.0))]
     #[schemars(range(min = 0.0, max = 1.0))]
     pub min_p: f32,
-    /// Divides positive and multiplies negative logits of tokens that stand in the prompt or the output; 1 changes nothing.
+    /// Leave out the likeliest tokens now and then. Left out: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub xtc: Option<Xtc>,
+    /// Divides positive and multiplies negative logits of tokens that stand in the window; 1 changes nothing.
     #[serde(skip_serializing_if = "is_one")]
     #[schemars(extend("default" = 1.0))]
     #[schemars(extend("exclusiveMinimum" = 0.0), range(max = limits::REPETITION_PENALTY_MAX))]
     pub repetition_penalty: f32,
+    /// Taken from the logits of tokens that stand in the window; 0 changes nothing, below 0 they become likelier.
+    #[serde(skip_serializing_if = "is_zero")]
+    #[schemars(extend("default" = 0.0))]
+    #[schemars(range(min = -limits::PENALTY_MAX, max = limits::PENALTY_MAX))]
+    pub presence_penalty: f32,
+    /// Taken from the logit of a token for each time that it stands in the window; 0 changes nothing, below 0 it becomes likelier.
+    #[serde(skip_serializing_if = "is_zero")]
+    #[schemars(extend("default" = 0.0))]
+    #[schemars(range(min = -limits::PENALTY_MAX, max = limits::PENALTY_MAX))]
+    pub frequency_penalty: f32,
+    /// The window of the three penalties in tokens, the last ones; -1: prompt and output, 0: none.
+    #[serde(skip_serializing_if = "is_minus_one")]
+    #[schemars(extend("default" = -1))]
+    #[schemars(range(min = -1, max = limits::LAST_N_MAX))]
+    pub penalty_last_n: i32,
+    /// Make tokens less likely that would make a repetition longer. Left out: off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dry: Option<Dry>,
+    /// What is added to the logits of single tokens, by token; `false` forbids one. A key of decimal digits is a token id, which the vocabulary must have; of any other key, all tokens of this text are meant (control tokens are not read by name). Where several entries meet in a token, they add up, and `false` wins. At most 1024 entries with keys of at most 256 bytes.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("default" = {}, "maxProperties" = limits::LOGIT_BIAS_MAX, "x-max-key-bytes" = limits::LOGIT_BIAS_KEY_BYTES_MAX))]
+    pub logit_bias: BTreeMap<String, LogitBias>,
     /// Where the random numbers start. Same worker, device, request and seed: same tokens. Left out: drawn below 2^53. Always reported.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
@@ -209,6 +251,10 @@ pub struct GenerateParams {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = limits::STOP_MAX), extend("items" = {"type": "string", "minLength": 1, "x-max-bytes": limits::STOP_BYTES_MAX}, "default" = []))]
     pub stop: Vec<String>,
+    /// Tokens that end the generation when they are drawn, each below the vocabulary's size. Such a token counts and is sent, with text "": it is not part of the text. At most 64.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = limits::STOP_TOKEN_IDS_MAX), extend("default" = []))]
+    pub stop_token_ids: Vec<u32>,
     /// Go on after an end-of-generation token; it may be drawn and counts as a token.
     #[serde(skip_serializing_if = "is_false")]
     #[schemars(extend("default" = false))]
@@ -217,6 +263,14 @@ pub struct GenerateParams {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = limits::LOGPROBS_MAX))]
     pub logprobs: Option<u32>,
+    /// The same for the tokens of the prompt, but for the first, before which there is nothing: in `prompt_logprobs` notifications, or in the response with stream:false. The prompt is then evaluated whole, whatever is cached of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = limits::LOGPROBS_MAX))]
+    pub prompt_logprobs: Option<u32>,
+    /// Put the token ids of prompt and output into the response. With `stream` that is one short line: INVALID_PARAMS where prompt and `max_tokens` come to more than 7168 tokens.
+    #[serde(skip_serializing_if = "is_false")]
+    #[schemars(extend("default" = false))]
+    pub return_token_ids: bool,
     /// End after so many milliseconds with finish_reason "timeout", time in the queue included. Left out: the worker's `--timeout-ms`, or else none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = limits::TIMEOUT_MS_MAX))]
@@ -247,15 +301,27 @@ impl Default for GenerateParams {
             chat_template: None,
             stream: true,
             max_tokens: None,
+            min_tokens: 0,
             temperature: 1.0,
+            top_n_sigma: None,
             top_k: 0,
+            typical_p: 1.0,
             top_p: 1.0,
             min_p: 0.0,
+            xtc: None,
             repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            penalty_last_n: -1,
+            dry: None,
+            logit_bias: BTreeMap::new(),
             seed: None,
             stop: Vec::new(),
+            stop_token_ids: Vec::new(),
             ignore_eos: false,
             logprobs: None,
+            prompt_logprobs: None,
+            return_token_ids: false,
             timeout_ms: None,
             return_progress: false,
             cache_prompt: true,
@@ -645,6 +711,10 @@ fn is_one(value: &f32) -> bool {
 
 fn is_zero(value: &f32) -> bool {
     *value == 0.0
+}
+
+fn is_minus_one(value: &i32) -> bool {
+    *value == -1
 }
 
 fn is_zero_count(value: &u32) -> bool {

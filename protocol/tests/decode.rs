@@ -208,7 +208,11 @@ fn every_field_of_generate_arrives() {
         "tools": [{"type": "function", "function": {"z": 1, "a": [2.5, null]}}], "tool_choice": {"name": "z"}, "chat_template": "{{ 1 }}",
         "add_generation_prompt": false, "chat_template_kwargs": {"deep": {"er": [1, 2.5, null, {"x": -1}]}},
         "stream": false, "max_tokens": 7, "temperature": 0.5, "top_k": 40, "top_p": 0.9, "min_p": 0.05,
-        "repetition_penalty": 1.1, "seed": u64::MAX, "stop": ["\n", "é"], "ignore_eos": true, "logprobs": 20,
+        "min_tokens": 3, "top_n_sigma": 1.5, "typical_p": 0.75, "xtc": {"probability": 0.5, "threshold": 0.25},
+        "repetition_penalty": 1.1, "presence_penalty": -2.0, "frequency_penalty": 2.0, "penalty_last_n": 64,
+        "dry": {"multiplier": 0.5, "base": 2.0, "allowed_length": 3, "last_n": 0, "sequence_breakers": ["x"]},
+        "logit_bias": {"17": -100.0, " a": false}, "stop_token_ids": [0, 5], "prompt_logprobs": 0, "return_token_ids": true,
+        "seed": u64::MAX, "stop": ["\n", "é"], "ignore_eos": true, "logprobs": 20,
         "timeout_ms": 1000, "return_progress": true, "cache_prompt": false,
     });
     let Request::Generate(params) = accepted(&generate(all.clone())).request else {
@@ -399,14 +403,7 @@ fn fields_that_belong_to_another_input_are_refused_and_not_ignored() {
 
 #[test]
 fn fields_that_come_later_are_unknown() {
-    for field in [
-        "min_tokens",
-        "grammar",
-        "response_format",
-        "logit_bias",
-        "speculation",
-        "Prompt",
-    ] {
+    for field in ["grammar", "response_format", "speculation", "Prompt"] {
         generate_faults(json!({"prompt": "a", field: 1}), &[(field, "unknown")]);
     }
 }
@@ -472,6 +469,58 @@ fn numbers_stay_in_their_ranges_and_their_ends_are_in() {
             vec!["2", "0.1"],
             vec!["0", "2.01", "-1"],
         ),
+        ("min_tokens", vec!["0", "1048576"], vec!["-1", "1048577"]),
+        ("top_n_sigma", vec!["1e-9", "100"], vec!["0", "-1", "100.1"]),
+        ("typical_p", vec!["1", "1e-9"], vec!["0", "1.001"]),
+        (
+            "presence_penalty",
+            vec!["-2", "2.0"],
+            vec!["-2.001", "2.001"],
+        ),
+        ("frequency_penalty", vec!["-2.0", "2"], vec!["-3", "3"]),
+        (
+            "penalty_last_n",
+            vec!["-1", "0", "1048576"],
+            vec!["-2", "1048577", "1.5"],
+        ),
+        (
+            "xtc",
+            vec![r#"{"probability":0}"#, r#"{"probability":1,"threshold":1}"#],
+            vec!["{}", r#"{"probability":1.1}"#, r#"{"probability":1,"p":1}"#],
+        ),
+        (
+            "dry",
+            vec![
+                r#"{"multiplier":0}"#,
+                r#"{"multiplier":1,"base":1,"allowed_length":1,"last_n":-1,"sequence_breakers":[]}"#,
+            ],
+            vec![
+                "{}",
+                r#"{"multiplier":-1}"#,
+                r#"{"multiplier":1,"base":0.9}"#,
+                r#"{"multiplier":1,"allowed_length":0}"#,
+                r#"{"multiplier":1,"last_n":-2}"#,
+                r#"{"multiplier":1,"sequence_breakers":[""]}"#,
+            ],
+        ),
+        (
+            "logit_bias",
+            vec!["{}", r#"{"5":100,"a":-100.0,"é":false}"#],
+            vec![
+                "[]",
+                r#"{"5":101}"#,
+                r#"{"5":-100.5}"#,
+                r#"{"5":true}"#,
+                r#"{"5":null}"#,
+            ],
+        ),
+        (
+            "stop_token_ids",
+            vec!["[]", "[0]"],
+            vec!["[-1]", r#"["a"]"#],
+        ),
+        ("prompt_logprobs", vec!["0", "20"], vec!["21", "true"]),
+        ("return_token_ids", vec!["true", "false"], vec!["1"]),
         ("logprobs", vec!["0", "20"], vec!["21", "-1"]),
         ("max_tokens", vec!["1", "1048576"], vec!["0"]),
         ("timeout_ms", vec!["1"], vec!["0"]),
@@ -486,6 +535,34 @@ fn numbers_stay_in_their_ranges_and_their_ends_are_in() {
             assert_eq!(faults(&refused(line(value))).len(), 1, "{field} {value}");
         }
     }
+}
+
+#[test]
+fn fields_of_sampling_are_named_by_their_paths_and_counted() {
+    let key = "k".repeat(257);
+    generate_faults(
+        json!({
+            "prompt": "a", "dry": {"multiplier": 1, "base": 11, "sequence_breakers": ["a", "x".repeat(65)]}, "xtc": {"threshold": 2},
+            "logit_bias": {"7": true, " b": 200, key.clone(): 1},
+        }),
+        &[
+            ("dry.base", "maximum 10"),
+            ("dry.sequence_breakers[1]", "bytes 64"),
+            ("xtc.threshold", "maximum 1"),
+            ("xtc.probability", "required"),
+            ("logit_bias.7", "const false"),
+            ("logit_bias[\" b\"]", "maximum 100"),
+            (&format!("logit_bias[\"{}…\"]", &key[..64]), "bytes 256"),
+        ],
+    );
+    let many: serde_json::Map<_, _> = (0..1025).map(|id| (id.to_string(), json!(1))).collect();
+    generate_faults(
+        json!({"prompt": "a", "logit_bias": many, "stop_token_ids": vec![0; 65]}),
+        &[
+            ("logit_bias", "maxProperties 1024"),
+            ("stop_token_ids", "maxItems 64"),
+        ],
+    );
 }
 
 #[test]

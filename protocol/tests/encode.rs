@@ -96,11 +96,20 @@ fn numbers_that_are_none_never_reach_the_wire() {
     };
     let sampling = Sampling {
         max_tokens: 1,
+        min_tokens: 0,
         temperature: f32::NAN,
+        top_n_sigma: None,
         top_k: 0,
+        typical_p: f32::NEG_INFINITY,
         top_p: 0.9,
         min_p: f32::INFINITY,
+        xtc: None,
         repetition_penalty: 1.1,
+        presence_penalty: f32::NAN,
+        frequency_penalty: 0.5,
+        penalty_last_n: -1,
+        dry: None,
+        logit_bias_tokens: 0,
         ignore_eos: false,
     };
     let result = GenerateResult {
@@ -113,6 +122,9 @@ fn numbers_that_are_none_never_reach_the_wire() {
         tail: String::new(),
         text: None,
         logprobs: None,
+        prompt_logprobs: None,
+        prompt_token_ids: None,
+        token_ids: None,
     };
     let line = encoded(&Outgoing::Result {
         id: Id::Number(1),
@@ -123,7 +135,9 @@ fn numbers_that_are_none_never_reach_the_wire() {
         r#""usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5,"prompt_tokens_details":{"cached_tokens":1}},"#,
         r#""timings":{"queue_ms":0.0,"prefill_ms":0.0,"ttft_ms":0.0,"decode_ms":0.0,"prompt_per_second":0.333,"#,
         r#""predicted_per_second":0.0,"drafted":0,"accepted":0},"seed":18446744073709551615,"#,
-        r#""sampling":{"max_tokens":1,"temperature":0.0,"top_k":0,"top_p":0.9,"min_p":0.0,"repetition_penalty":1.1,"ignore_eos":false},"tail":""}}"#
+        r#""sampling":{"max_tokens":1,"min_tokens":0,"temperature":0.0,"top_k":0,"typical_p":0.0,"top_p":0.9,"min_p":0.0,"#,
+        r#""repetition_penalty":1.1,"presence_penalty":0.0,"frequency_penalty":0.5,"penalty_last_n":-1,"logit_bias_tokens":0,"#,
+        r#""ignore_eos":false},"tail":""}}"#
     );
     assert_eq!(line, wanted);
 }
@@ -144,11 +158,11 @@ fn stop_reasons_are_words_numbers_or_null() {
 
 #[test]
 fn a_client_passes_over_what_it_does_not_know() {
-    let unknown = br#"{"jsonrpc":"2.0","method":"prompt_logprobs","params":{"from":0}}"#;
+    let unknown = br#"{"jsonrpc":"2.0","method":"more_to_come","params":{"from":0}}"#;
     assert_eq!(
         decode_output(unknown).unwrap(),
         Incoming::UnknownNotification {
-            method: "prompt_logprobs".into()
+            method: "more_to_come".into()
         }
     );
     let more = br#"{"jsonrpc":"2.0","method":"token","params":{"request_id":1,"index":0,"token_id":2,"text":"","new":[]},"x":1}"#;
@@ -303,6 +317,8 @@ fn any_field() -> impl Strategy<Value = String> {
         "mode",
         "protocol_version",
         "client_info",
+        "sequence_breakers",
+        "multiplier",
         "name",
         "version",
         "zzz",

@@ -14,7 +14,7 @@ use super::{
     Capacity, Device, DeviceError, LoadProgress, Memory, Output, PAGE_TOKENS, PageId, Rows, Step,
     check_pages, page_range,
 };
-use crate::sampling::{SampleStep, Sampler};
+use crate::sampling::{self, SampleStep, Sampler};
 
 /// The token that ends a generation; those below it are bytes.
 pub const END: u32 = 256;
@@ -247,6 +247,18 @@ impl Device for FakeDevice {
         Ok(())
     }
 
+    fn score(&mut self, row: usize, token: u32, top: usize) -> Result<(), DeviceError> {
+        if !self.compute_logits(row) {
+            return Err(DeviceError::Step("there are no logits of this row".into()));
+        }
+        let scored = sampling::score(&self.logits, token, top);
+        self.job = Some(Job {
+            due: Instant::now(),
+            output: Output::Scored(scored.map_err(|e| DeviceError::Step(e.to_string()))?),
+        });
+        Ok(())
+    }
+
     fn poll(&mut self, until: Instant) -> Result<Option<Output>, DeviceError> {
         if let Some(job) = &self.job {
             nap(job.due.min(until));
@@ -315,13 +327,7 @@ mod tests {
     use super::*;
     use crate::sampling::SamplingParams;
 
-    const GREEDY: SamplingParams = SamplingParams {
-        temperature: 0.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-        repetition_penalty: 1.0,
-    };
+    const GREEDY: SamplingParams = SamplingParams::GREEDY;
 
     fn device(options: FakeOptions) -> FakeDevice {
         FakeDevice::new(options, 1024, 262)
@@ -392,16 +398,12 @@ mod tests {
             device.forward(step).unwrap();
             wait(&mut device);
             done = tokens.len();
-            let step = SampleStep {
-                params: &GREEDY,
-                uniform: 0.0,
-                history: &tokens,
-                logprobs: None,
-            };
-            device.sample(step).unwrap();
+            device
+                .sample(SampleStep::new(&GREEDY, 0.0, &tokens))
+                .unwrap();
             match wait(&mut device) {
                 Output::Sampled(sampled) => tokens.push(sampled.token),
-                Output::Forwarded => panic!("a draw was asked for"),
+                other => panic!("{other:?} instead of a token"),
             }
         }
         tokens.pop();
@@ -429,14 +431,7 @@ mod tests {
         };
         device.forward(step).unwrap();
         wait(&mut device);
-        let mut draw = || {
-            device.sample(SampleStep {
-                params: &GREEDY,
-                uniform: 0.0,
-                history: &[97],
-                logprobs: None,
-            })
-        };
+        let mut draw = || device.sample(SampleStep::new(&GREEDY, 0.0, &[97]));
         assert!(draw().is_ok());
         assert!(matches!(draw(), Err(DeviceError::Step(_))));
         assert!(matches!(draw(), Err(DeviceError::Lost(_))));

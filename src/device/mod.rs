@@ -5,7 +5,7 @@ pub mod fake;
 
 use std::time::Instant;
 
-use crate::sampling::{SampleStep, Sampled};
+use crate::sampling::{SampleStep, Sampled, Scored};
 
 /// Positions a KV page holds.
 pub const PAGE_TOKENS: usize = 256;
@@ -108,6 +108,8 @@ pub enum Output {
     Forwarded,
     /// A [`Device::sample`] is done.
     Sampled(Sampled),
+    /// A [`Device::score`] is done.
+    Scored(Scored),
 }
 
 /// What a device was built for; fixed from the moment the load is done.
@@ -152,8 +154,8 @@ pub enum DeviceError {
     Lost(String),
 }
 
-/// A backend that holds one model. One piece of work is under way at a time: `forward` or `sample` starts it,
-/// `poll` drives it until it is done, `abort` forgets it.
+/// A backend that holds one model. One piece of work is under way at a time: `forward`, `sample` or `score` starts
+/// it, `poll` drives it until it is done, `abort` forgets it.
 pub trait Device {
     /// Brings weights into place until `until`; called again until `processed == total`. Nothing else is called before.
     fn load_some(&mut self, until: Instant) -> Result<LoadProgress, DeviceError>;
@@ -163,6 +165,10 @@ pub trait Device {
 
     /// Starts drawing a token from the logits of the last row of the last forward.
     fn sample(&mut self, step: SampleStep<'_>) -> Result<(), DeviceError>;
+
+    /// Starts computing what a row of the last forward (row 0 for [`Rows::Last`]) says of `token`, and the `top` likeliest tokens: few
+    /// numbers, so that a row of logits need not leave the device.
+    fn score(&mut self, row: usize, token: u32, top: usize) -> Result<(), DeviceError>;
 
     /// Works until the piece under way is done (`Some`) or `until` has come (`None`): it returns at most a few
     /// milliseconds late. Returns `None` at once when nothing is under way.

@@ -1,48 +1,54 @@
 //! The chain of stages, in its fixed order.
 
-use super::{Candidate, SampleError, SampleStep, Sampled, TopLogprobs};
-use super::{draw, logprobs, min_p, penalty, temperature, top_k, top_p};
+use super::{Candidate, SampleError, SampleStep, Sampled, TopLogprobs, check_row};
+use super::{draw, dry, logit_bias, logprobs, mask, min_p, penalties, temperature};
+use super::{top_k, top_n_sigma, top_p, typical_p, xtc};
 
 /// Draws tokens from a vocabulary of fixed size; all scratch is allocated when it is made.
 pub struct Sampler {
-    vocab: usize,
+    /// The logits of the row as the stages change them.
+    logits: Vec<f32>, // (vocab)
     /// Candidates in the order of their ids; at most `vocab`.
     candidates: Vec<Candidate>,
     /// Room for a stage that has to rearrange; at most `vocab`.
     scratch: Vec<Candidate>,
-    seen: penalty::Seen,
+    /// Room for a stage that counts tokens; all zero between two stages.
+    counts: Vec<u32>, // (vocab)
 }
 
 impl Sampler {
     /// A sampler for rows of `vocab` logits.
     pub fn new(vocab: usize) -> Self {
         Self {
-            vocab,
+            logits: vec![0.0; vocab],
             candidates: Vec::with_capacity(vocab),
             scratch: Vec::with_capacity(vocab),
-            seen: penalty::Seen::new(vocab),
+            counts: vec![0; vocab],
         }
     }
 
-    /// Draws one token. Never allocates and never panics; the cost is linear in the vocabulary.
+    /// Draws one token. Never allocates and never panics; the cost is linear in the vocabulary and the history.
     ///
     /// # Errors
     ///
-    /// A row of the wrong length, a logit that is NaN or positive infinity, a row of nothing but negative infinity, a
-    /// token in the history that the vocabulary does not have.
+    /// A row of the wrong length, a logit that is NaN or positive infinity, a row of which nothing but negative infinity is
+    /// left, a token in the history that the vocabulary does not have.
     pub fn sample(
         &mut self,
         logits: &[f32],
         step: &SampleStep<'_>,
     ) -> Result<Sampled, SampleError> {
         self.check(logits, step.history)?;
-        self.fill(logits);
-        penalty::apply(
-            &mut self.candidates,
+        self.logits.copy_from_slice(logits);
+        logit_bias::apply(&mut self.logits, step.bias);
+        mask::apply(&mut self.logits, step.allowed, step.banned);
+        penalties::apply(
+            &mut self.logits,
             step.history,
-            step.params.repetition_penalty,
-            &mut self.seen,
+            step.params,
+            &mut self.counts,
         );
+        dry::apply(&mut self.logits, step, &mut self.counts);
         let token = self.choose(step)?;
         let (logprob, top) = match step.logprobs {
             None => (None, TopLogprobs::default()),
@@ -59,167 +65,54 @@ impl Sampler {
     }
 
     fn choose(&mut self, step: &SampleStep<'_>) -> Result<u32, SampleError> {
-        let params = step.params;
-        let best = draw::likeliest(&self.candidates).ok_or(SampleError::NothingLeft)?;
-        if best.score == f64::NEG_INFINITY {
-            return Err(SampleError::NothingLeft);
+        let (likeliest, largest) = draw::likeliest(&self.logits).ok_or(SampleError::NothingLeft)?;
+        let temperature = step.params.temperature;
+        if temperature.is_nan() || temperature <= 0.0 {
+            return Ok(likeliest);
         }
-        if params.temperature.is_nan() || params.temperature <= 0.0 {
-            return Ok(best.token);
-        }
-        temperature::apply(&mut self.candidates, best.score, params.temperature);
-        top_k::apply(&mut self.candidates, &mut self.scratch, params.top_k);
-        top_p::apply(&mut self.candidates, &mut self.scratch, params.top_p);
-        min_p::apply(&mut self.candidates, params.min_p);
+        self.shape(largest, step);
         draw::draw(&self.candidates, step.uniform).ok_or(SampleError::NothingLeft)
     }
 
-    fn check(&self, logits: &[f32], history: &[u32]) -> Result<(), SampleError> {
-        if logits.len() != self.vocab {
-            return Err(SampleError::WrongLength {
-                got: logits.len(),
-                want: self.vocab,
-            });
-        }
-        if let Some((token, &value)) = logits
-            .iter()
-            .enumerate()
-            .find(|(_, l)| l.is_nan() || **l == f32::INFINITY)
-        {
-            return Err(SampleError::NotFinite {
-                token: token as u32,
-                value,
-            });
-        }
-        match history.iter().find(|&&t| t as usize >= self.vocab) {
-            Some(&token) => Err(SampleError::UnknownToken {
-                token,
-                vocab: self.vocab,
-            }),
-            None => Ok(()),
-        }
+    /// From the temperature to xtc. Dividing by the temperature changes neither the order of the logits nor their relation to
+    /// their deviation, so the two stages after it can be done first and the weights be computed of what they leave.
+    fn shape(&mut self, largest: f32, step: &SampleStep<'_>) {
+        let (params, logits) = (step.params, &self.logits);
+        let (candidates, scratch) = (&mut self.candidates, &mut self.scratch);
+        let least = top_n_sigma::least_kept(logits, largest, params.top_n_sigma);
+        top_k::gather(logits, least, params.top_k, candidates, scratch);
+        temperature::apply(candidates, f64::from(largest), params.temperature);
+        typical_p::apply(candidates, scratch, params.typical_p);
+        top_p::apply(candidates, scratch, params.top_p);
+        min_p::apply(candidates, params.min_p);
+        xtc::apply(candidates, params.xtc, step.xtc_uniform);
     }
 
-    fn fill(&mut self, logits: &[f32]) {
-        self.candidates.clear();
-        let all = (0u32..).zip(logits).map(|(token, &logit)| Candidate {
-            token,
-            score: f64::from(logit),
-        });
-        self.candidates.extend(all);
+    fn check(&self, logits: &[f32], history: &[u32]) -> Result<(), SampleError> {
+        let vocab = self.logits.len();
+        if logits.len() != vocab {
+            return Err(SampleError::WrongLength {
+                got: logits.len(),
+                want: vocab,
+            });
+        }
+        check_row(logits)?;
+        match history.iter().find(|&&t| t as usize >= vocab) {
+            Some(&token) => Err(SampleError::UnknownToken { token, vocab }),
+            None => Ok(()),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{SamplingParams, uniform};
+    use super::super::{DryParams, SamplingParams, TokenSet, XtcParams, uniform};
     use super::*;
 
-    const NEUTRAL: SamplingParams = SamplingParams {
-        temperature: 1.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-        repetition_penalty: 1.0,
-    };
+    const NEUTRAL: SamplingParams = SamplingParams::NEUTRAL;
 
     fn step<'a>(params: &'a SamplingParams, uniform: f64, history: &'a [u32]) -> SampleStep<'a> {
-        SampleStep {
-            params,
-            uniform,
-            history,
-            logprobs: None,
-        }
-    }
-
-    /// Fails beyond the 0.1 % quantile of chi-square, so a wrong distribution is caught; seeds are fixed, so it never flickers.
-    fn assert_distribution(logits: &[f32], params: &SamplingParams, want: &[f64]) {
-        const DRAWS: u64 = 40_000;
-        let mut sampler = Sampler::new(logits.len());
-        let mut counts = vec![0u32; logits.len()];
-        for index in 0..DRAWS {
-            let drawn = sampler
-                .sample(logits, &step(params, uniform(9, index), &[]))
-                .unwrap();
-            counts[drawn.token as usize] += 1;
-        }
-        let mut chi_square = 0.0;
-        let mut cells = 0;
-        for (count, want) in counts.iter().zip(want) {
-            if *want == 0.0 {
-                assert_eq!(*count, 0, "a token that was cut off was drawn");
-                continue;
-            }
-            cells += 1;
-            let expected = want * DRAWS as f64;
-            chi_square += (f64::from(*count) - expected).powi(2) / expected;
-        }
-        let bound = [0.0, 10.8, 13.8, 16.3, 18.5, 20.5][cells - 1];
-        assert!(chi_square <= bound, "chi-square {chi_square}, {counts:?}");
-    }
-
-    /// Logits of the probabilities 0.4, 0.3, 0.15, 0.1, 0.05, shuffled.
-    fn five() -> [f32; 5] {
-        [
-            0.15f32.ln(),
-            0.4f32.ln(),
-            0.05f32.ln(),
-            0.3f32.ln(),
-            0.1f32.ln(),
-        ]
-    }
-
-    #[test]
-    fn neutral_parameters_draw_from_the_models_distribution() {
-        assert_distribution(&five(), &NEUTRAL, &[0.15, 0.4, 0.05, 0.3, 0.1]);
-    }
-
-    #[test]
-    fn stages_shape_the_distribution() {
-        let squares = [0.0225, 0.16, 0.0025, 0.09, 0.01].map(|s| s / 0.285);
-        assert_distribution(
-            &five(),
-            &SamplingParams {
-                temperature: 0.5,
-                ..NEUTRAL
-            },
-            &squares,
-        );
-        let two = [0.0, 4.0 / 7.0, 0.0, 3.0 / 7.0, 0.0];
-        assert_distribution(
-            &five(),
-            &SamplingParams {
-                top_k: 2,
-                ..NEUTRAL
-            },
-            &two,
-        );
-        assert_distribution(
-            &five(),
-            &SamplingParams {
-                top_p: 0.6,
-                ..NEUTRAL
-            },
-            &two,
-        );
-        assert_distribution(
-            &five(),
-            &SamplingParams {
-                min_p: 0.5,
-                ..NEUTRAL
-            },
-            &two,
-        );
-        // top_p acts on what top_k left: of three, 0.4/0.85 and 0.3/0.85 reach 0.8.
-        assert_distribution(
-            &five(),
-            &SamplingParams {
-                top_k: 3,
-                top_p: 0.8,
-                ..NEUTRAL
-            },
-            &two,
-        );
+        SampleStep::new(params, uniform, history)
     }
 
     #[test]
@@ -293,41 +186,97 @@ mod tests {
     fn parameters_that_the_wire_refuses_still_do_not_panic() {
         let mut sampler = Sampler::new(3);
         for value in [f32::NAN, -1.0, f32::INFINITY, 0.0] {
-            let odd = SamplingParams {
-                temperature: value,
-                top_k: 2,
-                top_p: value,
-                min_p: value,
-                repetition_penalty: 1.0,
-            };
-            let _ = sampler.sample(&[0.0, 1.0, 2.0], &step(&odd, 0.5, &[]));
+            for temperature in [value, 1.0] {
+                let odd = SamplingParams {
+                    temperature,
+                    top_n_sigma: Some(value),
+                    top_k: 2,
+                    typical_p: value,
+                    top_p: value,
+                    min_p: value,
+                    repetition_penalty: value,
+                    presence_penalty: value,
+                    frequency_penalty: value,
+                    dry: Some(DryParams {
+                        multiplier: value,
+                        base: value,
+                        allowed_length: 0,
+                        window: super::super::Window::All,
+                    }),
+                    xtc: Some(XtcParams {
+                        probability: value,
+                        threshold: value,
+                    }),
+                    ..NEUTRAL
+                };
+                let _ = sampler.sample(&[0.0, 1.0, 2.0], &step(&odd, 0.5, &[1, 1, 1]));
+            }
         }
     }
 
     #[test]
-    fn sampling_allocates_nothing() {
-        let mut sampler = Sampler::new(1000);
-        let logits: Vec<f32> = (0..1000).map(|i| (i as f32 * 0.7).cos() * 5.0).collect();
-        let params = SamplingParams {
-            temperature: 0.8,
-            top_k: 500,
-            top_p: 0.95,
-            min_p: 0.01,
-            repetition_penalty: 1.1,
+    fn when_everything_is_forbidden_the_error_says_by_what() {
+        let mut sampler = Sampler::new(2);
+        let nothing = SampleStep {
+            bias: &[(0, f32::NEG_INFINITY)],
+            banned: &[1],
+            ..step(&NEUTRAL, 0.5, &[])
         };
-        let before = (sampler.candidates.as_ptr(), sampler.scratch.as_ptr());
-        for index in 0..50 {
-            sampler
-                .sample(&logits, &step(&params, uniform(1, index), &[1, 2, 3]))
-                .unwrap();
+        let error = sampler.sample(&[1.0, 2.0], &nothing).unwrap_err();
+        assert_eq!(error, SampleError::NothingLeft);
+        assert!(error.to_string().contains("logit_bias"), "{error}");
+        let none_allowed = SampleStep {
+            allowed: Some(TokenSet::EMPTY),
+            ..step(&NEUTRAL, 0.5, &[])
+        };
+        assert!(sampler.sample(&[1.0, 2.0], &none_allowed).is_err());
+    }
+
+    #[test]
+    fn probabilities_of_a_large_vocabulary_sum_to_one_after_every_stage() {
+        let logits: Vec<f32> = (0..200_000)
+            .map(|i| (uniform(3, i) * 24.0 - 12.0) as f32)
+            .collect();
+        let largest = draw::likeliest(&logits).unwrap().1;
+        let mut sampler = Sampler::new(logits.len());
+        sampler.logits.copy_from_slice(&logits);
+        for params in one_of_each() {
+            sampler.shape(largest, &step(&params, 0.5, &[]));
+            let weights: Vec<f64> = sampler.candidates.iter().map(|c| c.score).collect();
+            // The total that the draw uses, against one that is summed in another order.
+            let total = super::super::sum(&sampler.candidates, |c| c.score);
+            let mut sorted = weights.clone();
+            sorted.sort_by(f64::total_cmp);
+            let probabilities: f64 = sorted.iter().map(|w| w / total).sum();
+            assert!(
+                (probabilities - 1.0).abs() < 1e-6,
+                "{params:?}: {probabilities}"
+            );
+            assert!(sampler.candidates.is_sorted_by_key(|c| c.token));
         }
-        assert_eq!(
-            before,
-            (sampler.candidates.as_ptr(), sampler.scratch.as_ptr())
-        );
-        assert_eq!(
-            (sampler.candidates.capacity(), sampler.scratch.capacity()),
-            (1000, 1000)
-        );
+    }
+
+    /// Each stage that removes candidates, alone.
+    fn one_of_each() -> [SamplingParams; 8] {
+        let set = |change: fn(&mut SamplingParams)| {
+            let mut params = NEUTRAL;
+            change(&mut params);
+            params
+        };
+        [
+            NEUTRAL,
+            set(|p| p.temperature = 0.3),
+            set(|p| p.top_n_sigma = Some(1.0)),
+            set(|p| p.top_k = 100_000),
+            set(|p| p.typical_p = 0.7),
+            set(|p| p.top_p = 0.9),
+            set(|p| p.min_p = 0.01),
+            set(|p| {
+                p.xtc = Some(XtcParams {
+                    probability: 1.0,
+                    threshold: 1e-5,
+                })
+            }),
+        ]
     }
 }

@@ -1,21 +1,22 @@
 //! The end of the chain: the likeliest candidate, or one drawn in proportion to its weight.
 
-use super::Candidate;
+use super::{Candidate, sum};
 
-/// The candidate with the largest score; of equal ones the lowest id. `None` where there is no candidate.
-pub(super) fn likeliest(candidates: &[Candidate]) -> Option<Candidate> {
-    let mut best = *candidates.first()?;
-    for candidate in candidates {
-        if candidate.score > best.score {
-            best = *candidate;
-        }
+/// The token with the largest logit, and its logit; of equal ones the lowest id. `None` where every token is forbidden.
+pub(super) fn likeliest(logits: &[f32]) -> Option<(u32, f32)> {
+    let largest = logits
+        .iter()
+        .fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+    if largest == f32::NEG_INFINITY {
+        return None;
     }
-    Some(best)
+    let token = logits.iter().position(|logit| *logit == largest)?;
+    Some((token as u32, largest))
 }
 
 /// The candidate in whose share of [0, total) the number `uniform` ([0, 1)) of the way falls; shares lie in the order of ids.
 pub(super) fn draw(candidates: &[Candidate], uniform: f64) -> Option<u32> {
-    let total: f64 = candidates.iter().map(|c| c.score).sum();
+    let total = sum(candidates, |c| c.score);
     let target = uniform * total;
     let mut sum = 0.0;
     let mut last = None;
@@ -34,14 +35,8 @@ pub(super) fn draw(candidates: &[Candidate], uniform: f64) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::candidates as of;
     use super::*;
-
-    fn of(scores: &[f64]) -> Vec<Candidate> {
-        (0u32..)
-            .zip(scores)
-            .map(|(token, &score)| Candidate { token, score })
-            .collect()
-    }
 
     #[test]
     fn shares_lie_in_the_order_of_ids() {
@@ -65,6 +60,10 @@ mod tests {
 
     #[test]
     fn of_equal_ones_the_lowest_id_is_the_likeliest() {
-        assert_eq!(likeliest(&of(&[1.0, 3.0, 3.0])).map(|c| c.token), Some(1));
+        assert_eq!(likeliest(&[1.0, 3.0, 3.0]), Some((1, 3.0)));
+        let no = f32::NEG_INFINITY;
+        assert_eq!(likeliest(&[no, -3.0, no]), Some((1, -3.0)));
+        assert_eq!(likeliest(&[no, no]), None);
+        assert_eq!(likeliest(&[]), None);
     }
 }

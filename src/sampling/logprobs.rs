@@ -1,17 +1,33 @@
 //! Log-probabilities of the unmodified distribution: what the model said, whatever the sampling does with it.
 
-use super::{TOP_LOGPROBS_MAX, TopLogprobs};
+use super::exp::exp;
+use super::{SampleError, Scored, TOP_LOGPROBS_MAX, TopLogprobs, check_row, sum};
+
+/// What a row of logits says of `token`, and the `n` likeliest tokens, `n` ≤ [`TOP_LOGPROBS_MAX`] (more are not given).
+///
+/// # Errors
+///
+/// A logit that is NaN or positive infinity, a row of nothing but negative infinity, a token that the row does not have.
+pub fn score(logits: &[f32], token: u32, n: usize) -> Result<Scored, SampleError> {
+    let vocab = logits.len();
+    if token as usize >= vocab {
+        return Err(SampleError::UnknownToken { token, vocab });
+    }
+    check_row(logits)?;
+    if logits.iter().all(|logit| *logit == f32::NEG_INFINITY) {
+        return Err(SampleError::NothingLeft);
+    }
+    let (logprob, top) = of(logits, token, n);
+    Ok(Scored { logprob, top })
+}
 
 /// The log-probability of `token` and the `n` likeliest tokens with theirs, `n` ≤ [`TOP_LOGPROBS_MAX`] (more are not given).
 ///
 /// `logits` holds no NaN and no positive infinity, and at least one finite value. Summed in f64: 150,000 terms.
 pub(super) fn of(logits: &[f32], token: u32, n: usize) -> (f32, TopLogprobs) {
     let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    let sum: f64 = logits
-        .iter()
-        .map(|&l| libm::exp(f64::from(l) - largest))
-        .sum();
-    let normaliser = largest + libm::log(sum);
+    let total = sum(logits, |logit| exp(f64::from(logit) - largest));
+    let normaliser = largest + libm::log(total);
     let logprob = |id: u32| match logits.get(id as usize) {
         Some(&logit) => (f64::from(logit) - normaliser) as f32,
         None => f32::NEG_INFINITY,

@@ -17,12 +17,7 @@ mod tests {
     use super::*;
 
     fn kept(scores: &[f64], min_p: f32) -> Vec<u32> {
-        let mut all: Vec<Candidate> = (0u32..)
-            .zip(scores)
-            .map(|(token, &score)| Candidate { token, score })
-            .collect();
-        apply(&mut all, min_p);
-        all.iter().map(|c| c.token).collect()
+        super::super::kept(scores, |all| apply(all, min_p))
     }
 
     #[test]

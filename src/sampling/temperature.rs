@@ -1,27 +1,25 @@
 //! Temperature: turns logits into weights, exp((logit − largest) / temperature). The likeliest token weighs 1.
 
 use super::Candidate;
+use super::exp::exp;
 
 /// `largest` is the largest logit among the candidates and finite; `temperature` is above 0.
 ///
 /// In f64 throughout: the smallest temperature above 0 must not overflow, and 200,000 weights are summed later.
-/// `libm`'s exponential gives the same bits on every platform, the platform's own does not.
 pub(super) fn apply(candidates: &mut [Candidate], largest: f64, temperature: f32) {
     let temperature = f64::from(temperature);
     for candidate in candidates {
-        candidate.score = libm::exp((candidate.score - largest) / temperature);
+        candidate.score = exp((candidate.score - largest) / temperature);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::candidates;
     use super::*;
 
     fn weights(logits: &[f64], temperature: f32) -> Vec<f64> {
-        let mut all: Vec<Candidate> = (0u32..)
-            .zip(logits)
-            .map(|(token, &score)| Candidate { token, score })
-            .collect();
+        let mut all = candidates(logits);
         let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         apply(&mut all, largest, temperature);
         all.iter().map(|c| c.score).collect()

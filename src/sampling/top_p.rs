@@ -1,38 +1,23 @@
 //! top_p: keeps the smallest set of likeliest tokens whose probabilities, among the candidates left by the stages before,
 //! reach `p`.
 
-use super::Candidate;
+use super::select::last_to_reach;
+use super::{Candidate, sum};
 
 /// `p` = 1 keeps all. `scratch` has room for all candidates. Linear: the set's last member is found by halving.
 pub(super) fn apply(candidates: &mut Vec<Candidate>, scratch: &mut Vec<Candidate>, p: f32) {
     if p.is_nan() || p >= 1.0 {
         return;
     }
-    let total: f64 = candidates.iter().map(|c| c.score).sum();
+    let p = f64::from(p);
+    let total = sum(candidates, |c| c.score);
+    // Those below this weigh less than 1 − p even together, so the set is among the others: few, as a rule.
+    let least = (1.0 - p) * total / candidates.len() as f64;
     scratch.clear();
-    scratch.extend_from_slice(candidates);
-    if let Some(last_kept) = last_of_set(scratch, f64::from(p) * total) {
+    scratch.extend(candidates.iter().filter(|c| c.score >= least));
+    if let Some(last_kept) = last_to_reach(scratch, p * total, Candidate::rank) {
         candidates.retain(|c| c.rank(&last_kept).is_le());
     }
-}
-
-/// The member that brings the sum of the likeliest candidates to `wanted`, or the least likely one if none does.
-///
-/// Invariant: everything likelier than the slice has been subtracted from `wanted`, and the member sought is in the slice.
-fn last_of_set(mut slice: &mut [Candidate], mut wanted: f64) -> Option<Candidate> {
-    while slice.len() > 1 {
-        let half = slice.len() / 2;
-        let (likelier, _, _) = slice.select_nth_unstable_by(half, Candidate::rank);
-        let weight: f64 = likelier.iter().map(|c| c.score).sum();
-        let (likelier, rest) = slice.split_at_mut(half);
-        if weight >= wanted {
-            slice = likelier;
-        } else {
-            wanted -= weight;
-            slice = rest;
-        }
-    }
-    slice.first().copied()
 }
 
 #[cfg(test)]
@@ -40,12 +25,7 @@ mod tests {
     use super::*;
 
     fn kept(scores: &[f64], p: f32) -> Vec<u32> {
-        let mut all: Vec<Candidate> = (0u32..)
-            .zip(scores)
-            .map(|(token, &score)| Candidate { token, score })
-            .collect();
-        apply(&mut all, &mut Vec::new(), p);
-        all.iter().map(|c| c.token).collect()
+        super::super::kept(scores, |all| apply(all, &mut Vec::new(), p))
     }
 
     #[test]

@@ -3,27 +3,34 @@
 use std::time::Instant;
 
 use worker_orcd_protocol::{
-    ErrorCode, ErrorObject, Notification, Phase, Progress, Started, Token, TokenLogprob,
+    ErrorCode, ErrorObject, Notification, Outgoing, Phase, Progress, Started, Token, TokenLogprob,
+    limits as wire,
 };
 
 use super::Worker;
+use super::controls::{Controls, Resolved, Resolving};
 use super::lifecycle::{Stage, device_error, rounded};
 use super::prompt::{Preparation, Prepared, PromptFacts};
+use super::prompt_scores::{PromptScores, Target};
 use super::queue::Job;
 use super::report::id_value;
 use super::run::{Flight, Run, check_room, kind, reuse, top_logprobs};
 use crate::device::{DeviceError, Output};
 use crate::log::Level;
-use crate::sampling::Sampled;
+use crate::sampling::{Sampled, Scored};
 use crate::session::{AtEnd, Finish, Session, SessionError, SessionParams};
 
 /// The `generate` that runs.
 pub(super) struct Active {
     pub(super) job: Job,
+    /// What it says of single tokens; empty before that is found out, and once it runs.
+    controls: Controls,
     pub(super) work: Work,
 }
 
 pub(super) enum Work {
+    /// What it says of single tokens is being found out; `None` only while a piece is done.
+    Resolving(Option<Resolving>),
     /// Its prompt is being made; `None` only while a piece is done.
     Preparing(Option<Preparation>),
     /// The device works for it.
@@ -57,6 +64,7 @@ impl Worker {
             return;
         };
         let piece = match &active.work {
+            Work::Resolving(_) => self.resolve(&mut active),
             Work::Preparing(_) => self.prepare(now, &mut active),
             Work::Running(_) => self.run(now, until, &mut active),
         };
@@ -76,8 +84,26 @@ impl Worker {
         self.queued_bytes = self.queued_bytes.saturating_sub(job.bytes);
         Some(Active {
             job,
-            work: Work::Preparing(Some(Preparation::Given)),
+            controls: Controls::default(),
+            work: Work::Resolving(Some(Resolving::new())),
         })
+    }
+
+    fn resolve(&mut self, active: &mut Active) -> Piece {
+        let (Stage::Serving(serving), Work::Resolving(resolving)) = (&self.stage, &mut active.work)
+        else {
+            return Piece::GoesOn;
+        };
+        let resolving = resolving.take().unwrap_or_else(Resolving::new);
+        match resolving.step(&mut active.job.params, serving) {
+            Ok(Resolved::GoesOn(next)) => active.work = Work::Resolving(Some(next)),
+            Ok(Resolved::Done(controls)) => {
+                active.controls = controls;
+                active.work = Work::Preparing(Some(Preparation::Given));
+            }
+            Err(error) => return Piece::Fails(error),
+        }
+        Piece::GoesOn
     }
 
     fn prepare(&mut self, now: Instant, active: &mut Active) -> Piece {
@@ -120,7 +146,9 @@ impl Worker {
             prompt,
             context_length,
             max_tokens: max_tokens.map(|max| max as usize),
+            min_tokens: job.params.min_tokens as usize,
             stop: job.params.stop.clone(),
+            stop_tokens: job.params.stop_token_ids.clone(),
             at_end: if job.params.ignore_eos {
                 AtEnd::GoOn
             } else {
@@ -128,6 +156,7 @@ impl Worker {
             },
         })
         .map_err(|error| session_error(&error))
+        .and_then(|session| check_line(job, &session).map(|()| session))
         .and_then(|session| check_room(serving, session.tokens_max()).map(|()| session));
         let session = match session {
             Ok(session) => session,
@@ -137,7 +166,9 @@ impl Worker {
             Ok(reused) => reused,
             Err(error) => return Err(error).into(),
         };
-        let run = Run::new(now, session, reused, &job.params);
+        let controls = std::mem::take(&mut active.controls);
+        let mut run = Run::new(now, session, reused, &job.params, controls);
+        run.scores = PromptScores::wanted(&job.params, &run.session, &serving.tokenizer);
         self.tell_start(now, &active.job, &run, facts);
         active.work = Work::Running(Box::new(run));
         Piece::GoesOn
@@ -207,15 +238,21 @@ impl Worker {
                 let piece = match output {
                     Output::Forwarded => self.forwarded(now, &active.job, run, tokens),
                     Output::Sampled(sampled) => self.sampled(now, &active.job, run, &sampled),
+                    // Scores have a landing of their own.
+                    Output::Scored(_) => Piece::GoesOn,
                 };
-                match (piece, &mut self.stage) {
-                    (Piece::GoesOn, Stage::Serving(serving)) => {
-                        run.launch(serving, &active.job, now).into()
-                    }
-                    (piece, _) => piece,
-                }
+                self.go_on(now, &active.job, run, piece)
             }
-            flight @ (Flight::Idle | Flight::Forward { .. } | Flight::Sample { .. }) => {
+            Flight::Scored { target, output } => {
+                if let Output::Scored(scored) = output {
+                    self.scored(now, &active.job, run, target, &scored);
+                }
+                self.go_on(now, &active.job, run, Piece::GoesOn)
+            }
+            flight @ (Flight::Idle
+            | Flight::Forward { .. }
+            | Flight::Sample { .. }
+            | Flight::Score { .. }) => {
                 run.flight = flight;
                 let Stage::Serving(serving) = &mut self.stage else {
                     return Piece::GoesOn;
@@ -227,21 +264,64 @@ impl Worker {
         }
     }
 
+    /// Gives the device its next piece where there is one.
+    fn go_on(&mut self, now: Instant, job: &Job, run: &mut Run, piece: Piece) -> Piece {
+        match (piece, &mut self.stage) {
+            (Piece::GoesOn, Stage::Serving(serving)) => run.launch(serving, job, now).into(),
+            (piece, _) => piece,
+        }
+    }
+
     fn count_step(&mut self, since: Instant, now: Instant) {
         self.counters.steps_total += 1;
         self.counters.last_step_ms = Some(self.config.clock.ms(since, now));
     }
 
     fn forwarded(&mut self, now: Instant, job: &Job, run: &mut Run, tokens: usize) -> Piece {
+        let position = run.session.position();
         run.session.advance(tokens);
         if run.prefilled.is_none() {
-            let (processed, total) = (run.session.position(), run.session.prompt_tokens());
-            self.tell_prefill(now, run.started, job, processed as u64, total as u64);
-            if processed >= total {
-                run.prefilled = Some(now);
+            if let Some(scores) = &mut run.scores {
+                scores.begin(position, tokens, run.session.prompt_tokens());
             }
+            self.end_prefill_piece(now, job, run);
         }
         Piece::GoesOn
+    }
+
+    /// A piece of the prompt is done, once its tokens are scored where that is wanted.
+    fn end_prefill_piece(&mut self, now: Instant, job: &Job, run: &mut Run) {
+        if let Some(scores) = &mut run.scores {
+            if scores.next(&run.session).is_some() {
+                return;
+            }
+            if job.params.stream {
+                let told = scores.take_notification(&job.id);
+                self.events.extend(told.map(Outgoing::Notification));
+            }
+        }
+        let (processed, total) = (run.session.position(), run.session.prompt_tokens());
+        self.tell_prefill(now, run.started, job, processed as u64, total as u64);
+        if processed >= total {
+            run.prefilled = Some(now);
+        }
+    }
+
+    /// The prompt has said something of one of its tokens.
+    fn scored(&mut self, now: Instant, job: &Job, run: &mut Run, target: Target, scored: &Scored) {
+        let (Stage::Serving(serving), Some(scores)) = (&self.stage, &mut run.scores) else {
+            return;
+        };
+        let entry = scores.scored(target, scored, &serving.tokenizer);
+        let full = job.params.stream && !scores.has_room(&entry);
+        let told = if full {
+            scores.take_notification(&job.id)
+        } else {
+            None
+        };
+        scores.push(entry);
+        self.events.extend(told.map(Outgoing::Notification));
+        self.end_prefill_piece(now, job, run);
     }
 
     fn sampled(&mut self, now: Instant, job: &Job, run: &mut Run, sampled: &Sampled) -> Piece {
@@ -298,6 +378,21 @@ impl Worker {
         }
         run.last_token = Some(now);
     }
+}
+
+/// A response with token ids is one line, and those of a streamed request are short.
+fn check_line(job: &Job, session: &Session) -> Result<(), ErrorObject> {
+    let (tokens, most) = (session.tokens_max(), wire::RETURN_TOKEN_IDS_STREAM_MAX);
+    if !(job.params.return_token_ids && job.params.stream) || tokens <= most {
+        return Ok(());
+    }
+    Err(ErrorObject::invalid_param(
+        "return_token_ids",
+        format!("tokens {most}"),
+        format!(
+            "return_token_ids: prompt and max_tokens come to {tokens} tokens, and the response of a streamed request is a line of at most {most}; lower max_tokens, or ask with stream false"
+        ),
+    ))
 }
 
 fn session_error(error: &SessionError) -> ErrorObject {

@@ -6,12 +6,14 @@
 
 mod chat;
 mod config;
+mod controls;
 mod counters;
 mod generate;
 mod lifecycle;
 mod loading;
 mod outcome;
 mod prompt;
+mod prompt_scores;
 mod queue;
 mod report;
 mod requests;

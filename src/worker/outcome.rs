@@ -10,6 +10,7 @@ use worker_orcd_protocol::{
 use super::Worker;
 use super::generate::{Active, Work};
 use super::lifecycle::{Stage, rounded};
+use super::prompt_scores::PromptScores;
 use super::queue::Job;
 use super::report::id_value;
 use super::run::{Cache, Flight, Run};
@@ -20,9 +21,11 @@ use crate::session::Finish;
 impl Worker {
     /// Ends a `generate` that was taken out of `active`, wherever it stands.
     pub(super) fn end_generate(&mut self, now: Instant, active: Active, finish: Finish) {
-        let Active { job, work } = active;
+        let Active { job, work, .. } = active;
         let mut run = match work {
-            Work::Preparing(_) => return self.end_unstarted(now, job, finish),
+            Work::Resolving(_) | Work::Preparing(_) => {
+                return self.end_unstarted(now, job, finish);
+            }
             Work::Running(run) => run,
         };
         self.release(&job.id, &mut run);
@@ -34,6 +37,9 @@ impl Worker {
             (String::new(), Some(run.text.clone()))
         };
         let wants_entries = !job.params.stream && job.params.logprobs.is_some();
+        let scores = run.scores.take().filter(|_| !job.params.stream);
+        let ids = run.session.tokens().split_at(run.session.prompt_tokens());
+        let wants_ids = job.params.return_token_ids;
         let result = GenerateResult {
             finish_reason: finish_reason(finish),
             stop_reason: stop_reason(finish, &job.params.stop),
@@ -43,9 +49,13 @@ impl Worker {
             sampling: self.sampling(
                 &job.params,
                 run.session.tokens_max() - run.session.prompt_tokens(),
+                run.controls.bias.len(),
             ),
             tail,
             text,
+            prompt_token_ids: wants_ids.then(|| ids.0.to_vec()),
+            token_ids: wants_ids.then(|| ids.1.to_vec()),
+            prompt_logprobs: scores.map(PromptScores::into_entries),
             logprobs: wants_entries.then(|| std::mem::take(&mut run.entries)),
         };
         self.respond(now, job, result);
@@ -67,10 +77,14 @@ impl Worker {
                 ..Timings::default()
             },
             seed: job.seed,
-            sampling: self.sampling(&job.params, fits),
+            sampling: self.sampling(&job.params, fits, 0),
             tail: String::new(),
             text: (!job.params.stream).then(String::new),
             logprobs: (!job.params.stream && job.params.logprobs.is_some()).then(Vec::new),
+            prompt_logprobs: (!job.params.stream && job.params.prompt_logprobs.is_some())
+                .then(Vec::new),
+            prompt_token_ids: None,
+            token_ids: job.params.return_token_ids.then(Vec::new),
         };
         self.respond(now, job, result);
     }
@@ -102,7 +116,7 @@ impl Worker {
     /// Ends a `generate` that was taken out of `active` with an error, which carries what was used so far.
     pub(super) fn fail_generate(&mut self, now: Instant, active: Active, error: ErrorObject) {
         let error = match active.work {
-            Work::Preparing(_) => error,
+            Work::Resolving(_) | Work::Preparing(_) => error,
             Work::Running(mut run) => {
                 self.release(&active.job.id, &mut run);
                 error.with_usage(run.usage())
@@ -127,8 +141,10 @@ impl Worker {
             return;
         };
         match run.flight {
-            Flight::Forward { .. } | Flight::Sample { .. } => serving.device.abort(),
-            Flight::Idle | Flight::Landed { .. } => {}
+            Flight::Forward { .. } | Flight::Sample { .. } | Flight::Score { .. } => {
+                serving.device.abort();
+            }
+            Flight::Idle | Flight::Landed { .. } | Flight::Scored { .. } => {}
         }
         let pages = std::mem::take(&mut run.pages);
         match run.cache {
@@ -165,15 +181,24 @@ impl Worker {
         }
     }
 
-    fn sampling(&self, params: &GenerateParams, fits: usize) -> Sampling {
+    fn sampling(&self, params: &GenerateParams, fits: usize, biased: usize) -> Sampling {
         let fits = u32::try_from(fits).unwrap_or(u32::MAX);
         Sampling {
             max_tokens: params.max_tokens.or(self.config.max_tokens).unwrap_or(fits),
+            min_tokens: params.min_tokens,
             temperature: params.temperature,
+            top_n_sigma: params.top_n_sigma,
             top_k: params.top_k,
+            typical_p: params.typical_p,
             top_p: params.top_p,
             min_p: params.min_p,
+            xtc: params.xtc,
             repetition_penalty: params.repetition_penalty,
+            presence_penalty: params.presence_penalty,
+            frequency_penalty: params.frequency_penalty,
+            penalty_last_n: params.penalty_last_n,
+            dry: params.dry.clone(),
+            logit_bias_tokens: biased as u64,
             ignore_eos: params.ignore_eos,
         }
     }
@@ -181,7 +206,9 @@ impl Worker {
 
 fn finish_reason(finish: Finish) -> FinishReason {
     match finish {
-        Finish::EndOfGeneration | Finish::StopString(_) => FinishReason::Stop,
+        Finish::EndOfGeneration | Finish::StopString(_) | Finish::StopToken(_) => {
+            FinishReason::Stop
+        }
         Finish::MaxTokens | Finish::Context => FinishReason::Length,
         Finish::Cancelled => FinishReason::Cancelled,
         Finish::Timeout => FinishReason::Timeout,
@@ -192,6 +219,7 @@ fn stop_reason(finish: Finish, stop: &[String]) -> Option<StopReason> {
     match finish {
         Finish::EndOfGeneration => Some(StopReason::Eos),
         Finish::StopString(index) => stop.get(index).cloned().map(StopReason::StopString),
+        Finish::StopToken(token) => Some(StopReason::StopToken(token)),
         Finish::MaxTokens => Some(StopReason::MaxTokens),
         Finish::Context => Some(StopReason::Context),
         Finish::Cancelled | Finish::Timeout => None,

@@ -33,11 +33,16 @@ impl Worker {
             defaults: Defaults {
                 max_tokens: self.config.max_tokens,
                 timeout_ms: self.config.timeout_ms,
+                min_tokens: sampling.min_tokens,
                 temperature: sampling.temperature,
                 top_k: sampling.top_k,
+                typical_p: sampling.typical_p,
                 top_p: sampling.top_p,
                 min_p: sampling.min_p,
                 repetition_penalty: sampling.repetition_penalty,
+                presence_penalty: sampling.presence_penalty,
+                frequency_penalty: sampling.frequency_penalty,
+                penalty_last_n: sampling.penalty_last_n,
             },
             limits: Limits {
                 line_bytes: wire::LINE_BYTES_MAX as u64,
@@ -47,6 +52,8 @@ impl Worker {
                 logprobs: wire::LOGPROBS_MAX,
                 stop: wire::STOP_MAX as u64,
                 stop_bytes: wire::STOP_BYTES_MAX as u64,
+                stop_token_ids: wire::STOP_TOKEN_IDS_MAX as u64,
+                logit_bias: wire::LOGIT_BIAS_MAX as u64,
                 tokenize_bytes: wire::TOKENIZE_BYTES_MAX as u64,
                 token_ids: wire::TOKEN_IDS_MAX as u64,
             },
@@ -219,7 +226,14 @@ pub(super) fn id_value(id: &Id) -> Value {
 }
 
 fn capabilities() -> Capabilities {
-    let notifications = ["progress", "ready", "started", "token", "fatal"];
+    let notifications = [
+        "progress",
+        "ready",
+        "started",
+        "prompt_logprobs",
+        "token",
+        "fatal",
+    ];
     Capabilities {
         methods: Method::ALL
             .iter()

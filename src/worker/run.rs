@@ -6,12 +6,16 @@ use worker_orcd_protocol::{
     ErrorCode, ErrorDetails, ErrorObject, GenerateParams, TokenLogprob, TopLogprob, Usage,
 };
 
+use super::controls::{Controls, sampling_params};
 use super::lifecycle::Serving;
+use super::prompt_scores::{PromptScores, Target};
 use super::queue::Job;
 use crate::device::{DeviceError, Output, PAGE_TOKENS, Rows, Step};
 use crate::pages::{PageTable, pages_for};
 use crate::prefix::{PageCopy, Reused};
-use crate::sampling::{SampleStep, SamplingParams, TopLogprobs, uniform};
+use crate::sampling::{
+    SampleStep, SamplingParams, TokenSet, TopLogprobs, uniform, uniform_for_xtc,
+};
 use crate::session::{Session, Then, TokenKind};
 use crate::text::Tokenizer;
 
@@ -23,6 +27,9 @@ pub(super) struct Run {
     /// Tokens of the prompt that were in the pages before.
     pub(super) cached_tokens: usize,
     pub(super) params: SamplingParams,
+    pub(super) controls: Controls,
+    /// Log-probabilities of the prompt, where they are wanted.
+    pub(super) scores: Option<PromptScores>,
     pub(super) flight: Flight,
     pub(super) started: Instant,
     pub(super) prefilled: Option<Instant>,
@@ -48,12 +55,16 @@ pub(super) enum Flight {
     Forward { tokens: usize, since: Instant },
     /// A token.
     Sample { since: Instant },
+    /// What the prompt says of one of its tokens.
+    Score { target: Target },
     /// It has done something that nobody has looked at: that happens when the time is known.
     Landed {
         output: Output,
         tokens: usize,
         since: Instant,
     },
+    /// The same for a score.
+    Scored { target: Target, output: Output },
 }
 
 impl Run {
@@ -63,6 +74,7 @@ impl Run {
         mut session: Session,
         reused: Reused,
         params: &GenerateParams,
+        controls: Controls,
     ) -> Self {
         session.reuse(reused.tokens);
         let mut pages = reused.pages;
@@ -72,13 +84,9 @@ impl Run {
             pages,
             cache: cache(params),
             cached_tokens: reused.tokens,
-            params: SamplingParams {
-                temperature: params.temperature,
-                top_k: params.top_k,
-                top_p: params.top_p,
-                min_p: params.min_p,
-                repetition_penalty: params.repetition_penalty,
-            },
+            params: sampling_params(params),
+            controls,
+            scores: None,
             flight: Flight::Idle,
             started: now,
             prefilled: None,
@@ -100,17 +108,19 @@ impl Run {
             return Ok(());
         };
         let device = &mut serving.device;
+        if let Some(target) = self.scores.as_ref().and_then(|s| s.next(&self.session)) {
+            device.score(target.row, target.token, target.top)?;
+            self.flight = Flight::Score { target };
+            return Ok(());
+        }
         let Some(chunk) = self.session.chunk(device.capacity().step_tokens_max) else {
-            device.sample(SampleStep {
-                params: &self.params,
-                uniform: uniform(job.seed, self.session.completion_tokens() as u64),
-                history: self.session.tokens(),
-                logprobs: job.params.logprobs.map(|n| n as usize),
-            })?;
+            device.sample(self.sample_step(job))?;
             self.flight = Flight::Sample { since: now };
             return Ok(());
         };
+        let in_prompt = chunk.position < self.session.prompt_tokens();
         let rows = match chunk.then {
+            _ if in_prompt && self.scores.is_some() => Rows::All,
             Then::Continue => Rows::None,
             Then::Sample => Rows::Last,
         };
@@ -133,6 +143,27 @@ impl Run {
         Ok(())
     }
 
+    /// What the device needs for the next token.
+    fn sample_step(&self, job: &Job) -> SampleStep<'_> {
+        let drawn = self.session.completion_tokens();
+        let too_early = drawn < job.params.min_tokens as usize;
+        SampleStep {
+            params: &self.params,
+            uniform: uniform(job.seed, drawn as u64),
+            xtc_uniform: uniform_for_xtc(job.seed, drawn as u64),
+            history: self.session.tokens(),
+            bias: &self.controls.bias,
+            allowed: None,
+            banned: if too_early {
+                &self.controls.endings
+            } else {
+                &[]
+            },
+            breakers: TokenSet(&self.controls.breakers),
+            logprobs: job.params.logprobs.map(|n| n as usize),
+        }
+    }
+
     /// Lets the device work until `until`.
     pub(super) fn poll(
         &mut self,
@@ -142,7 +173,13 @@ impl Run {
         let (tokens, since) = match self.flight {
             Flight::Forward { tokens, since } => (tokens, since),
             Flight::Sample { since } => (0, since),
-            Flight::Idle | Flight::Landed { .. } => return Ok(()),
+            Flight::Score { target } => {
+                if let Some(output) = serving.device.poll(until)? {
+                    self.flight = Flight::Scored { target, output };
+                }
+                return Ok(());
+            }
+            Flight::Idle | Flight::Landed { .. } | Flight::Scored { .. } => return Ok(()),
         };
         if let Some(output) = serving.device.poll(until)? {
             self.flight = Flight::Landed {
@@ -190,6 +227,8 @@ pub(super) fn reuse(
     params: &GenerateParams,
 ) -> Result<Reused, DeviceError> {
     let reused = match cache(params) {
+        // Every token is scored by a row, and what is in the pool has none.
+        Cache::Used if params.prompt_logprobs.is_some() => Reused::default(),
         Cache::Used => serving.prefixes.begin(&mut serving.pool, prompt),
         Cache::PassedBy => Reused::default(),
     };
@@ -226,13 +265,16 @@ pub(super) fn kind(tokenizer: &Tokenizer, token: u32) -> TokenKind<'_> {
 
 /// Alternatives as the wire has them.
 pub(super) fn top_logprobs(tokenizer: &Tokenizer, top: &TopLogprobs) -> Vec<TopLogprob> {
-    let entry = |&(token_id, logprob): &(u32, f32)| {
-        let bytes = tokenizer.token_bytes(token_id).unwrap_or_default();
-        TopLogprob {
-            token_id,
-            text: String::from_utf8_lossy(bytes).into_owned(),
-            logprob,
-        }
+    let entry = |&(token_id, logprob): &(u32, f32)| TopLogprob {
+        token_id,
+        text: token_text(tokenizer, token_id),
+        logprob,
     };
     top.as_slice().iter().map(entry).collect()
+}
+
+/// A token's own bytes as text.
+pub(super) fn token_text(tokenizer: &Tokenizer, token: u32) -> String {
+    let bytes = tokenizer.token_bytes(token).unwrap_or_default();
+    String::from_utf8_lossy(bytes).into_owned()
 }

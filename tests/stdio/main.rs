@@ -12,6 +12,7 @@ mod log;
 mod matrix;
 mod parent;
 mod purity;
+mod sampling;
 mod signals;
 mod support;
 mod terminal;

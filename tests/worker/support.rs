@@ -14,7 +14,7 @@ use worker_orcd::device::{
 use worker_orcd::gguf::Metadata;
 use worker_orcd::load::{Load, LoadError, LoadStep, Loaded, ModelFacts};
 use worker_orcd::log::{Format, Level};
-use worker_orcd::sampling::{SampleStep, Sampled, TopLogprobs};
+use worker_orcd::sampling::{SampleStep, Sampled, Scored, TopLogprobs};
 use worker_orcd::state::{StateSink, StateStore};
 use worker_orcd::text::{ChatTemplate, Tokenizer};
 use worker_orcd::worker::{Clock, ClockMode, Config, Ending, Pressure, Worker};
@@ -186,10 +186,7 @@ impl Device for ScriptedDevice {
         let pages = script.forwards.last().map_or(&[][..], |forward| &forward.0);
         script.kv.assert_holds(pages, step.history);
         let token = script.tokens.pop_front().unwrap_or(u32::from(b'a'));
-        let mut top = TopLogprobs::default();
-        for rank in 0..step.logprobs.unwrap_or(0) {
-            top.push(b'a' as u32 + rank as u32, -0.5 - rank as f32);
-        }
+        let top = top(step.logprobs.unwrap_or(0));
         let logprob = step.logprobs.map(|_| -0.5);
         script.samples.push((step.uniform, step.history.len()));
         script.flight = Some((
@@ -200,6 +197,25 @@ impl Device for ScriptedDevice {
                 top,
             }),
         ));
+        Ok(())
+    }
+
+    /// The row's place in the last step and the token say what the log-probability is.
+    fn score(&mut self, row: usize, token: u32, wanted: usize) -> Result<(), DeviceError> {
+        self.operate()?;
+        let mut script = self.script.borrow_mut();
+        assert!(
+            script.flight.is_none(),
+            "one piece of work is under way at a time"
+        );
+        let forward = script.forwards.last().expect("a step before its score");
+        assert!(forward.3 == Rows::All && row < forward.1.len());
+        let logprob = -(token as f32) - (forward.2 + row) as f32 / 1024.0;
+        let scored = Scored {
+            logprob,
+            top: top(wanted),
+        };
+        script.flight = Some((script.polls, Output::Scored(scored)));
         Ok(())
     }
 
@@ -287,6 +303,15 @@ impl Device for ScriptedDevice {
             scratch_bytes: 24,
         }
     }
+}
+
+/// So many alternatives: "a", "b" and so on.
+fn top(wanted: usize) -> TopLogprobs {
+    let mut top = TopLogprobs::default();
+    for rank in 0..wanted {
+        top.push(u32::from(b'a') + rank as u32, -0.5 - rank as f32);
+    }
+    top
 }
 
 /// Saved states that are gone with the worker.

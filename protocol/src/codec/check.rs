@@ -21,6 +21,8 @@ pub(crate) struct Check {
     max_bytes: Option<u64>,
     /// Words of which the string has to be one; empty: any.
     words: Vec<String>,
+    /// What a boolean has to be.
+    boolean: Option<bool>,
     min_items: u64,
     max_items: Option<u64>,
     items: Option<Box<Check>>,
@@ -28,6 +30,10 @@ pub(crate) struct Check {
     required: Vec<String>,
     /// No fields but those listed.
     closed: bool,
+    /// What fields that are not listed have to be.
+    others: Option<Box<Check>>,
+    max_fields: Option<u64>,
+    max_key_bytes: Option<u64>,
     /// Of these fields exactly one; empty: no such rule.
     one_of_fields: Vec<String>,
     /// A field, and those that have to stand beside it.
@@ -98,7 +104,13 @@ impl Check {
                 "minLength" => check.min_chars = count(keyword, value)?,
                 "maxLength" => check.max_chars = Some(count(keyword, value)?),
                 "x-max-bytes" => check.max_bytes = Some(count(keyword, value)?),
-                "const" => check.words = vec![word(value)?],
+                "const" => match value.as_bool() {
+                    Some(boolean) => {
+                        check.kinds = vec![Kind::Boolean];
+                        check.boolean = Some(boolean);
+                    }
+                    None => check.words = vec![word(value)?],
+                },
                 "enum" => check.words = words(value)?,
                 "minItems" => check.min_items = count(keyword, value)?,
                 "maxItems" => check.max_items = Some(count(keyword, value)?),
@@ -109,11 +121,12 @@ impl Check {
                     }
                 }
                 "required" => check.required = words(value)?,
-                "additionalProperties" => {
-                    check.closed = !value
-                        .as_bool()
-                        .ok_or("additionalProperties is no boolean")?
-                }
+                "additionalProperties" => match value.as_bool() {
+                    Some(open) => check.closed = !open,
+                    None => check.others = Some(Box::new(inner(value)?)),
+                },
+                "maxProperties" => check.max_fields = Some(count(keyword, value)?),
+                "x-max-key-bytes" => check.max_key_bytes = Some(count(keyword, value)?),
                 "dependentRequired" => {
                     for (name, others) in
                         value.as_object().ok_or("dependentRequired is no object")?
@@ -172,7 +185,8 @@ impl Check {
             return wrong_kind(&self.kinds, node, path, faults);
         }
         match node {
-            Node::Null | Node::Bool(_) | Node::Dropped => {}
+            Node::Null | Node::Dropped => {}
+            Node::Bool(value) => self.run_boolean(*value, path, faults),
             Node::UInt(value) => self.run_integer(i128::from(*value), path, faults),
             Node::Int(value) => self.run_integer(i128::from(*value), path, faults),
             Node::Float(value) => self.run_float(*value, path, faults),
@@ -219,6 +233,17 @@ impl Check {
                     .collect();
                 wrong_kind(&kinds, node, path, faults);
             }
+        }
+    }
+
+    fn run_boolean(&self, value: bool, path: &Path<'_>, faults: &mut Faults) {
+        if let Some(wanted) = self.boolean.filter(|wanted| *wanted != value) {
+            faults.add(path, || {
+                (
+                    format!("const {wanted}"),
+                    format!("is {value}; of the two only {wanted} means something here"),
+                )
+            });
         }
     }
 
@@ -358,6 +383,29 @@ impl Check {
         }
     }
 
+    fn run_entry_count(&self, entries: usize, path: &Path<'_>, faults: &mut Faults) {
+        if let Some(max) = self.max_fields.filter(|&max| entries as u64 > max) {
+            faults.add(path, || {
+                (
+                    format!("maxProperties {max}"),
+                    format!("has {entries} entries; at most {max} are allowed"),
+                )
+            });
+        }
+    }
+
+    fn run_key(&self, key: &str, path: &Path<'_>, faults: &mut Faults) {
+        let bytes = key.len() as u64;
+        if let Some(max) = self.max_key_bytes.filter(|&max| bytes > max) {
+            faults.add(path, || {
+                (
+                    format!("bytes {max}"),
+                    format!("has a key of {bytes} bytes; at most {max} are allowed"),
+                )
+            });
+        }
+    }
+
     fn run_object(
         &self,
         entries: &[(std::borrow::Cow<'_, str>, Node<'_>)],
@@ -365,9 +413,14 @@ impl Check {
         faults: &mut Faults,
     ) {
         let has = |name: &String| entries.iter().any(|(key, _)| key == name);
+        self.run_entry_count(entries.len(), path, faults);
         for (key, node) in entries {
-            match self.fields.iter().find(|(name, _)| name == key) {
-                Some((_, check)) => check.run(node, &path.key(key), faults),
+            let known = self.fields.iter().find(|(name, _)| name == key);
+            match known.map(|(_, check)| check).or(self.others.as_deref()) {
+                Some(check) => {
+                    self.run_key(key, &path.key(key), faults);
+                    check.run(node, &path.key(key), faults);
+                }
                 None if self.closed => {
                     faults.add(&path.key(key), || {
                         (

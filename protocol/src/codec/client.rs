@@ -90,6 +90,7 @@ fn notification(method: String, params: Value) -> Result<Incoming, String> {
         "ready" => Notification::Ready(read(&method, params)?),
         "started" => Notification::Started(read(&method, params)?),
         "token" => Notification::Token(read(&method, params)?),
+        "prompt_logprobs" => Notification::PromptLogprobs(read(&method, params)?),
         "fatal" => Notification::Fatal(read(&method, params)?),
         _ => return Ok(Incoming::UnknownNotification { method }),
     }))

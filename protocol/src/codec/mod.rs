@@ -53,6 +53,11 @@ impl From<Reject> for Outgoing {
     }
 }
 
+/// The path of an entry of an object, as faults name it: `field.key`, or `field["a key"]`, cut where it is long.
+pub fn entry_path(field: &str, key: &str) -> String {
+    Path::ROOT.key(field).key(key).text()
+}
+
 /// Makes a request of a line (without its line end).
 ///
 /// All faults are found in one go. Those of the request itself (-32600) come before an unknown method (-32601), and that
@@ -401,6 +406,14 @@ pub fn encode_line(outgoing: &Outgoing, out: &mut Vec<u8>) {
                     out,
                 ),
                 Notification::Token(params) => write(
+                    &NotificationLine {
+                        jsonrpc,
+                        method,
+                        params,
+                    },
+                    out,
+                ),
+                Notification::PromptLogprobs(params) => write(
                     &NotificationLine {
                         jsonrpc,
                         method,

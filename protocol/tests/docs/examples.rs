@@ -86,6 +86,7 @@ pub fn all() -> Vec<Example> {
     examples.extend(metrics());
     examples.extend(shutdown());
     examples.extend(notifications());
+    examples.push(prompt_logprobs());
     examples.extend(errors());
     examples
 }
@@ -114,9 +115,16 @@ fn ready() -> Ready {
                 .map(|method| method.name().to_owned())
                 .collect(),
             generate_fields: schema::generate_fields(),
-            notifications: ["progress", "ready", "started", "token", "fatal"]
-                .map(str::to_owned)
-                .to_vec(),
+            notifications: [
+                "progress",
+                "ready",
+                "started",
+                "prompt_logprobs",
+                "token",
+                "fatal",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
         },
         model: Some(ModelInfo {
             name: "Smollm2 135M 8k Lc100K Mix1 Ep2".into(),
@@ -135,11 +143,16 @@ fn ready() -> Ready {
         defaults: Defaults {
             max_tokens: None,
             timeout_ms: None,
+            min_tokens: 0,
             temperature: 1.0,
             top_k: 0,
+            typical_p: 1.0,
             top_p: 1.0,
             min_p: 0.0,
             repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            penalty_last_n: -1,
         },
         limits: Limits {
             line_bytes: limits::LINE_BYTES_MAX as u64,
@@ -149,6 +162,8 @@ fn ready() -> Ready {
             logprobs: limits::LOGPROBS_MAX,
             stop: limits::STOP_MAX as u64,
             stop_bytes: limits::STOP_BYTES_MAX as u64,
+            stop_token_ids: limits::STOP_TOKEN_IDS_MAX as u64,
+            logit_bias: limits::LOGIT_BIAS_MAX as u64,
             tokenize_bytes: limits::TOKENIZE_BYTES_MAX as u64,
             token_ids: limits::TOKEN_IDS_MAX as u64,
         },
@@ -252,19 +267,10 @@ fn everything() -> GenerateParams {
         chat_template_kwargs: kwargs,
         stream: false,
         max_tokens: Some(64),
-        temperature: 0.7,
-        top_k: 40,
-        top_p: 0.95,
-        min_p: 0.05,
-        repetition_penalty: 1.1,
-        seed: Some(42),
-        stop: vec!["\n\n".into(), "User:".into()],
-        ignore_eos: true,
-        logprobs: Some(1),
         timeout_ms: Some(30_000),
         return_progress: true,
         cache_prompt: false,
-        ..Default::default()
+        ..sampling_fields()
     }
 }
 
@@ -323,6 +329,51 @@ fn generate_params() -> Vec<Example> {
     ]
 }
 
+/// Every field that says how tokens are drawn, and what is told of them.
+fn sampling_fields() -> GenerateParams {
+    GenerateParams {
+        min_tokens: 8,
+        temperature: 0.7,
+        top_n_sigma: Some(3.0),
+        top_k: 40,
+        typical_p: 0.98,
+        top_p: 0.95,
+        min_p: 0.05,
+        xtc: Some(Xtc {
+            probability: 0.5,
+            threshold: 0.1,
+        }),
+        repetition_penalty: 1.1,
+        presence_penalty: 0.2,
+        frequency_penalty: -0.1,
+        penalty_last_n: 256,
+        dry: Some(dry()),
+        logit_bias: [
+            ("504".to_owned(), LogitBias::Add(-2.5)),
+            (" Paris".to_owned(), LogitBias::Forbid),
+        ]
+        .into(),
+        seed: Some(42),
+        stop: vec!["\n\n".into(), "User:".into()],
+        stop_token_ids: vec![28],
+        ignore_eos: true,
+        logprobs: Some(1),
+        prompt_logprobs: Some(0),
+        return_token_ids: true,
+        ..Default::default()
+    }
+}
+
+fn dry() -> Dry {
+    Dry {
+        multiplier: 0.8,
+        base: 1.75,
+        allowed_length: 2,
+        last_n: -1,
+        sequence_breakers: vec!["\n".into(), ":".into()],
+    }
+}
+
 fn timings() -> Timings {
     Timings {
         queue_ms: 0.041,
@@ -339,11 +390,20 @@ fn timings() -> Timings {
 fn greedy(max_tokens: u32) -> Sampling {
     Sampling {
         max_tokens,
+        min_tokens: 0,
         temperature: 0.0,
+        top_n_sigma: None,
         top_k: 0,
+        typical_p: 1.0,
         top_p: 1.0,
         min_p: 0.0,
+        xtc: None,
         repetition_penalty: 1.0,
+        presence_penalty: 0.0,
+        frequency_penalty: 0.0,
+        penalty_last_n: -1,
+        dry: None,
+        logit_bias_tokens: 0,
         ignore_eos: false,
     }
 }
@@ -367,6 +427,9 @@ fn generate_results() -> Vec<Example> {
         tail: String::new(),
         text: None,
         logprobs: None,
+        prompt_logprobs: None,
+        prompt_token_ids: None,
+        token_ids: None,
     };
     let top = TopLogprob {
         token_id: 7042,
@@ -388,6 +451,25 @@ fn generate_results() -> Vec<Example> {
         logprobs: Some(vec![entry]),
         ..streamed.clone()
     };
+    let stop_token = GenerateResult {
+        stop_reason: Some(StopReason::StopToken(28)),
+        usage: Usage::new(3, 0, 2),
+        sampling: Sampling {
+            temperature: 0.7,
+            dry: Some(dry()),
+            xtc: Some(Xtc {
+                probability: 0.5,
+                threshold: 0.1,
+            }),
+            logit_bias_tokens: 2,
+            ..greedy(16)
+        },
+        text: Some(" Paris".into()),
+        prompt_logprobs: Some(prompt_entries()),
+        prompt_token_ids: Some(vec![504, 3575, 282]),
+        token_ids: Some(vec![7042, 28]),
+        ..streamed.clone()
+    };
     let cancelled = GenerateResult {
         finish_reason: FinishReason::Cancelled,
         stop_reason: None,
@@ -401,8 +483,31 @@ fn generate_results() -> Vec<Example> {
     vec![
         result("streamed", Id::Number(1), streamed),
         result("whole", Id::Number(2), whole),
+        result("stop_token", Id::Number(3), stop_token),
         result("cancelled", text_id("chat-7"), cancelled),
     ]
+}
+
+/// The log-probabilities of a prompt of two tokens.
+fn prompt_entries() -> Vec<PromptLogprob> {
+    let likelier = TopLogprob {
+        token_id: 808,
+        text: " first".into(),
+        logprob: -3.25,
+    };
+    let first = PromptLogprob {
+        token_id: 504,
+        text: "The".into(),
+        logprob: None,
+        top_logprobs: Vec::new(),
+    };
+    let second = PromptLogprob {
+        token_id: 3575,
+        text: " capital".into(),
+        logprob: Some(-6.5),
+        top_logprobs: vec![likelier],
+    };
+    vec![first, second]
 }
 
 fn cancel() -> Vec<Example> {
@@ -798,6 +903,16 @@ fn notifications() -> Vec<Example> {
             Fatal { error },
         ),
     ]
+}
+
+fn prompt_logprobs() -> Example {
+    let kind = Kind::Notification("prompt_logprobs");
+    let value = PromptLogprobs {
+        request_id: Id::Number(1),
+        from: 0,
+        entries: prompt_entries(),
+    };
+    example("PromptLogprobs", "beginning", kind, value)
 }
 
 /// An error that the codec itself gives for a line.

@@ -131,6 +131,9 @@ impl Page<'_> {
         if let Some(reference) = schema["$ref"].as_str() {
             return self.reference(reference.trim_start_matches("#/$defs/"));
         }
+        if let Some(constant) = schema.get("const") {
+            return format!("`{constant}`");
+        }
         if let Some(branches) = schema["anyOf"].as_array() {
             return branches
                 .iter()
@@ -144,6 +147,9 @@ impl Page<'_> {
             _ => vec!["any value"],
         };
         let word = |kind: &&str| match *kind {
+            "object" if schema["additionalProperties"].is_object() => {
+                format!("object of {}", self.kind(&schema["additionalProperties"]))
+            }
             "array" => {
                 let items = &schema["items"];
                 let each = with_range(self.kind(items), &range(items));
@@ -281,6 +287,7 @@ impl Page<'_> {
             "Id",
             "Content",
             "ErrorCode",
+            "LogitBias",
             "NoParams",
             "StopReason",
         ];

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::model::plan::{Plan, Shape, TensorId};
 use crate::model::weights::Weights;
-use crate::sampling::{SampleStep, Sampler};
+use crate::sampling::{self, SampleStep, Sampler};
 
 /// Most tokens a step holds: enough that expanding a weight once for all of them costs little, few enough that activations stay in cache.
 pub const STEP_TOKENS_MAX: usize = 64;
@@ -298,6 +298,27 @@ impl CpuDevice {
     fn vector(&self, id: TensorId) -> &[f32] {
         &self.vectors[id.0]
     }
+
+    /// Rows that the logits buffer holds of the last step.
+    fn rows_of_logits(&self) -> usize {
+        match (self.logits, self.current.rows) {
+            (Logits::Stale, _) | (Logits::Ready, Rows::None) => 0,
+            (Logits::Ready, Rows::Last) => 1,
+            (Logits::Ready, Rows::All) => self.current.tokens.len(),
+        }
+    }
+
+    /// Where a row lies in the logits buffer.
+    fn row_of_logits(&self, row: Option<usize>) -> Result<std::ops::Range<usize>, DeviceError> {
+        let rows = self.rows_of_logits();
+        let vocab = self.capacity.vocab;
+        match row.filter(|row| *row < rows) {
+            Some(row) => Ok(row * vocab..(row + 1) * vocab),
+            None => Err(DeviceError::Step(format!(
+                "there are no such logits: the last step asked for none or did not finish, or it has only {rows} rows of them"
+            ))),
+        }
+    }
 }
 
 /// The distance between two tokens in each buffer; every product must find its input padded as the kernels expect it.
@@ -393,18 +414,21 @@ impl Device for CpuDevice {
     }
 
     fn sample(&mut self, step: SampleStep<'_>) -> Result<(), DeviceError> {
-        if self.logits == Logits::Stale {
-            let problem =
-                "there are no logits to draw from: the last step asked for none or did not finish";
-            return Err(DeviceError::Step(problem.into()));
-        }
-        let logits = &self.bufs[Buf::Logits as usize][self.last_row() * self.capacity.vocab..]
-            [..self.capacity.vocab];
+        let range = self.row_of_logits(self.rows_of_logits().checked_sub(1))?;
+        let logits = &self.bufs[Buf::Logits as usize][range];
         let sampled = self
             .sampler
             .sample(logits, &step)
             .map_err(|e| DeviceError::Step(e.to_string()))?;
         self.job = Job::Done(Output::Sampled(sampled));
+        Ok(())
+    }
+
+    fn score(&mut self, row: usize, token: u32, top: usize) -> Result<(), DeviceError> {
+        let logits = &self.bufs[Buf::Logits as usize][self.row_of_logits(Some(row))?];
+        let scored =
+            sampling::score(logits, token, top).map_err(|e| DeviceError::Step(e.to_string()))?;
+        self.job = Job::Done(Output::Scored(scored));
         Ok(())
     }
 

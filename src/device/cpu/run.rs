@@ -46,14 +46,6 @@ impl CpuDevice {
         }
     }
 
-    /// Row of the logits buffer that holds the last token's.
-    pub(super) fn last_row(&self) -> usize {
-        match self.current.rows {
-            Rows::None | Rows::Last => 0,
-            Rows::All => self.current.tokens.len().saturating_sub(1),
-        }
-    }
-
     /// First token and number of tokens that a stage works on.
     fn span(&self, of: Of) -> (usize, usize) {
         let n = self.current.tokens.len();

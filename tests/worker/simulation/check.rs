@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use worker_orcd_protocol::{
     ErrorCode, ErrorObject, FinishReason, GenerateResult, HealthResult, Id, MethodResult, Metrics,
-    MetricsFormat, Notification, Outgoing, Phase, Progress, Started, Status, StopReason, Token,
-    Usage,
+    MetricsFormat, Notification, Outgoing, Phase, Progress, PromptLogprobs, Started, Status,
+    StopReason, Token, Usage,
 };
 
 use super::model::{Cancels, Due, Job, Model};
@@ -147,6 +147,7 @@ impl Model {
                 self.is_ready = true;
             }
             Notification::Started(started) => self.take_started(started, script),
+            Notification::PromptLogprobs(piece) => self.take_prompt_logprobs(piece),
             Notification::Token(token) => self.take_token(token, script),
             Notification::Fatal(fatal) => self.fatal = Some(fatal.error.data.code),
         }
@@ -192,11 +193,31 @@ impl Model {
         self.counts.prompt_tokens += started.prompt_tokens;
     }
 
+    fn take_prompt_logprobs(&mut self, piece: &PromptLogprobs) {
+        let job = self.jobs.front_mut().expect("somebody who has a prompt");
+        assert_eq!(piece.request_id, job.id, "a prompt of who does not run");
+        assert!(job.wish.stream && job.began.is_some() && job.told == 0);
+        let wanted = job.wish.prompt_logprobs.expect("they were asked for") as usize;
+        let prompt = job.wish.prompt.as_ref().expect("it runs");
+        assert_eq!(piece.from as usize, job.prompt_told);
+        for entry in &piece.entries {
+            let is_first = job.prompt_told == 0;
+            assert_eq!(Some(&entry.token_id), prompt.get(job.prompt_told));
+            assert_eq!(entry.logprob.is_none(), is_first);
+            let alternatives = if is_first { 0 } else { wanted };
+            assert_eq!(entry.top_logprobs.len(), alternatives);
+            job.prompt_told += 1;
+        }
+    }
+
     fn take_token(&mut self, token: &Token, script: &Script) {
         let job = self.jobs.front_mut().expect("somebody who has tokens");
         assert_eq!(token.request_id, job.id, "a token of who does not run");
         assert!(job.wish.stream && job.began.is_some());
         assert_eq!(token.index as usize, job.told);
+        if job.wish.prompt_logprobs.is_some() {
+            assert_eq!(job.prompt_told, job.prompt_tokens());
+        }
         assert_eq!(Some(&token.token_id), job.drawn(script).get(job.told));
         assert_eq!(token.logprob.is_some(), job.wish.logprobs.is_some());
         assert_eq!(
@@ -369,6 +390,9 @@ impl Job {
         let entries = result.logprobs.as_ref().map(Vec::len);
         let wanted = self.wish.logprobs.filter(|_| !self.wish.stream);
         assert_eq!(entries, wanted.map(|_| completion));
+        let entries = result.prompt_logprobs.as_ref().map(Vec::len);
+        let wanted = self.wish.prompt_logprobs.filter(|_| !self.wish.stream);
+        assert_eq!(entries, wanted.map(|_| self.prompt_tokens()));
     }
 }
 

@@ -34,6 +34,8 @@ pub struct Job {
     pub began: Option<usize>,
     /// Tokens that were told.
     pub told: usize,
+    /// Tokens of its prompt whose log-probabilities were told.
+    pub prompt_told: usize,
     pub text: String,
     /// Tokens of its prompt that were said to need no evaluation.
     pub cached: u64,
@@ -229,6 +231,7 @@ impl Model {
             deadline: timeout_ms.map(|ms| now + Duration::from_millis(ms)),
             began: None,
             told: 0,
+            prompt_told: 0,
             text: String::new(),
             cached: 0,
             prefilled: None,

@@ -16,6 +16,7 @@ pub struct Wish {
     pub stop: Vec<&'static str>,
     pub ignore_eos: bool,
     pub logprobs: Option<u32>,
+    pub prompt_logprobs: Option<u32>,
     pub timeout_ms: Option<u64>,
     pub return_progress: bool,
     pub seed: Option<u64>,
@@ -74,6 +75,7 @@ impl Author {
                 .unwrap_or_default(),
             ignore_eos: dice.one_in(4),
             logprobs: dice.seldom(6, |d| d.pick(&[0, 1, 3, 20])),
+            prompt_logprobs: dice.seldom(8, |d| d.pick(&[0, 2])),
             timeout_ms: dice.seldom(5, |d| [1 + d.throw(200), 3_600_000][d.throw(2)] as u64),
             return_progress: dice.one_in(6),
             seed: dice.seldom(4, |d| d.throw(1 << 50) as u64),
@@ -91,6 +93,7 @@ impl Author {
             stop: Vec::new(),
             ignore_eos: true,
             logprobs: None,
+            prompt_logprobs: None,
             timeout_ms: None,
             return_progress: false,
             seed: None,
@@ -153,6 +156,7 @@ impl Wish {
         let numbers = [
             ("max_tokens", self.max_tokens.map(u64::from)),
             ("logprobs", self.logprobs.map(u64::from)),
+            ("prompt_logprobs", self.prompt_logprobs.map(u64::from)),
             ("timeout_ms", self.timeout_ms),
             ("seed", self.seed),
         ];
