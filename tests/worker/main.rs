@@ -5,4 +5,5 @@ mod generate;
 mod invariants;
 mod queue;
 mod requests;
+mod script;
 mod support;
