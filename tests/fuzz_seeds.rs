@@ -7,6 +7,7 @@ use std::path::Path;
 use fuzz::{TARGETS, Target};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
+use worker_orcd::limits::STACK_BYTES;
 
 #[path = "fuzz/src/lib.rs"]
 mod fuzz;
@@ -16,9 +17,6 @@ const MUTATIONS: usize = 2000;
 
 /// Longest mutation.
 const MUTATION_BYTES_MAX: usize = 4096;
-
-/// What the process's main thread has, and so what the worker has.
-const STACK_BYTES: usize = 8 << 20;
 
 /// Bytes of all committed inputs together.
 const CORPUS_BYTES_MAX: usize = 200 * 1024;
@@ -90,6 +88,7 @@ fn run_target(name: &str) {
             run(target, &input, &format!("mutation {number}"));
         }
     };
+    // a thread of a test has a smaller stack than the worker
     let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
     let ended = thread.spawn(work).expect("a thread").join();
     if let Err(panic) = ended {

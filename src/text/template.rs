@@ -7,8 +7,9 @@
 //!
 //! Fuel has gaps in the engine: comparing, joining and formatting lists is paid for by what comes out,
 //! if at all, so a template that nests lists on purpose (`l = [l, l]`, forty times, then `l == m`)
-//! can still block, and one that nests them tens of thousands deep can exhaust the stack. Templates
-//! of model files do neither; one from a stranger is a program from a stranger.
+//! can still block. Templates of model files do not; one from a stranger is a program from a stranger.
+//! The engine recurses over operators and nested lists without a limit of its own. Source and fuel
+//! bound both, and the process has a stack that holds what they allow (`limits::STACK_BYTES`).
 
 use std::fmt;
 use std::io;
@@ -20,8 +21,9 @@ use serde_json::Value as Json;
 
 use super::json;
 
-/// Bytes of a template's source.
-pub const TEMPLATE_SOURCE_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of a template's source; the longest of published models have some 30 KB. A chain of operators costs stack for each, at
+/// compiling and at rendering: a source of this length takes up to 25 MiB (`limits::STACK_BYTES`).
+pub const TEMPLATE_SOURCE_BYTES_MAX: usize = 64 * 1024;
 
 /// What one rendering may cost: about one unit per instruction and per 64 bytes of text made. A long
 /// conversation with tools costs some ten thousand.
