@@ -88,3 +88,6 @@ pub const LOG_UNREAD_BYTES_MAX: usize = 1024 * 1024;
 
 /// Longest `--worker-id` in bytes.
 pub const WORKER_ID_BYTES_MAX: usize = 256;
+
+/// Stack of the process, in bytes: twice what the deepest chat template takes. It is address space until it is used.
+pub const STACK_BYTES: usize = 64 * 1024 * 1024;

@@ -13,6 +13,7 @@ use clap::Parser;
 use flags::{DeviceChoice, Flags, ModelChoice};
 use process::Process;
 use worker_orcd::io::{Io, ParentWatch, StrayOutput, TakeError, WatchError};
+use worker_orcd::limits;
 use worker_orcd::load::fake::{FakeLoad, FakeLoadOptions};
 use worker_orcd::load::{FileLoad, Load, LoadError, LoadStep};
 use worker_orcd::log::Level;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
     if let Err(error) = flags.check_together() {
         error.exit();
     }
+    widen_stack();
     match (inspect::inspect(&flags), &flags.model) {
         (Some(exit), _) => ExitCode::from(exit.code()),
         (None, Some(model)) => run(&flags, model),
@@ -63,6 +65,19 @@ fn run(flags: &Flags, model: &ModelChoice) -> ExitCode {
         Err(_) => process.after_panic(PANICKED_AT.take().unwrap_or_default()),
     };
     ExitCode::from(exit.code())
+}
+
+/// Lets the stack grow as far as chat templates need it. The kernel looks at this limit when the stack grows, not at the start, and
+/// leaves at least 128 MiB of address space below it; a lower hard limit stands.
+fn widen_stack() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Stack);
+    let wanted = limits::STACK_BYTES as u64;
+    let wanted = limit.maximum.map_or(wanted, |most| wanted.min(most));
+    if limit.current.is_some_and(|now| now < wanted) {
+        limit.current = Some(wanted);
+        setrlimit(Resource::Stack, limit).ok(); // what is below the hard limit is not refused
+    }
 }
 
 /// The one place where flags become a load.
@@ -190,4 +205,4 @@ fn note_panics() {
 }
 
 // A context longer than this could not be filled by one request.
-const _: () = assert!(worker_orcd::limits::CONTEXT_MAX >= wire::TOKEN_IDS_MAX);
+const _: () = assert!(limits::CONTEXT_MAX >= wire::TOKEN_IDS_MAX);

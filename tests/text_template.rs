@@ -8,6 +8,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use proptest::prelude::*;
 use serde_json::{Map, Value as Json, json};
 use text_support::{data, model_metadata};
+use worker_orcd::limits::STACK_BYTES;
+use worker_orcd::text::template::{TEMPLATE_JOINS_MAX, TEMPLATE_SOURCE_BYTES_MAX};
 use worker_orcd::text::{
     ChatTemplate, GenerationPrompt, RenderOptions, TemplateError, TextDecoder,
 };
@@ -220,13 +222,13 @@ fn templates_that_are_none_are_errors_with_the_line() {
         error.contains("nothing") && error.contains("line 2"),
         "{error}"
     );
-    let long = " ".repeat(256 * 1024 + 1);
+    let long = " ".repeat(TEMPLATE_SOURCE_BYTES_MAX + 1);
     let error = render(&long, &json!([])).unwrap_err();
     assert_eq!(
         error,
         TemplateError::TooLong {
-            bytes: 262_145,
-            max: 262_144
+            bytes: TEMPLATE_SOURCE_BYTES_MAX + 1,
+            max: TEMPLATE_SOURCE_BYTES_MAX
         }
     );
     assert!(render(&long[1..], &json!([])).is_ok());
@@ -287,6 +289,54 @@ fn output_recursion_and_depth_have_limits() {
         matches!(error, Err(TemplateError::Failed { .. })),
         "{error:?}"
     );
+}
+
+#[test]
+fn long_chains_of_joins_do_not_compile_for_long() {
+    for part in ["~a", "+'a'", "~'a'"] {
+        let chain = |parts| render(&format!("{{{{ 'a'{} }}}}", part.repeat(parts)), &json!([]));
+        let begin = Instant::now();
+        let text = chain(TEMPLATE_JOINS_MAX);
+        let took = begin.elapsed();
+        assert!(text.is_ok_and(|text| text.starts_with('a')), "{part}");
+        assert!(took < Duration::from_secs(5), "{part}: {took:?}");
+        assert_eq!(
+            chain(TEMPLATE_JOINS_MAX + 1),
+            Err(TemplateError::TooManyJoins {
+                found: TEMPLATE_JOINS_MAX + 1,
+                max: TEMPLATE_JOINS_MAX
+            })
+        );
+    }
+}
+
+#[test]
+fn the_stack_holds_whatever_source_and_fuel_allow() {
+    let fill = |before: &str, part: &str, after: &str| {
+        let parts = (TEMPLATE_SOURCE_BYTES_MAX - before.len() - after.len()) / part.len();
+        format!("{before}{}{after}", part.repeat(parts))
+    };
+    let nest = "{% set ns = namespace(l=[], m=[]) %}{% for i in range(N) %}{% set ns.l = [ns.l] %}{% set ns.m = {'a': ns.m} %}{% endfor %}";
+    let sources = [
+        fill("{{ ", "-", "1 }}"),
+        fill("{{ ", "not ", "1 }}"),
+        fill("{{ 1", "|e", " }}"),
+        fill("{{ a", "()", " }}"),
+        fill("{{ a", ".a", " }}"),
+        fill("{{ 1", "**1", " }}"),
+        fill("{% if 0 %}", "{%elif 0%}", "{% endif %}"),
+        format!("{}{{{{ ns.l }}}}", nest.replace('N', "25000")),
+        format!("{}{{{{ ns.l == ns.m }}}}", nest.replace('N', "30000")),
+        nest.replace('N', "100000"),
+    ];
+    // a thread of a test has a smaller stack than the worker
+    let render_all = move || {
+        for source in &sources {
+            let _ = render(source, &json!([])); // an end is all that is wanted: it could be any
+        }
+    };
+    let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
+    thread.spawn(render_all).unwrap().join().unwrap();
 }
 
 #[test]

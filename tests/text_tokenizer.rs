@@ -7,7 +7,9 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use text_support::{data, gpt2_metadata, model_metadata, shared, shared_metadata, small_metadata};
+use text_support::{
+    data, gpt2_library, gpt2_metadata, model_metadata, shared, shared_metadata, small_metadata,
+};
 use worker_orcd::gguf::Metadata;
 use worker_orcd::text::{
     AddSpecial, EncodingStep, ParseSpecial, TextDecoder, Tokenizer, TokenizerError, TokenizerKind,
@@ -148,30 +150,8 @@ fn in_steps(tokenizer: &Tokenizer, text: &str, parse: ParseSpecial) -> (Vec<u32>
     }
 }
 
-/// A byte-level tokenizer of the library alone, without anything of ours: the oracle for texts that
-/// its engine can take.
-static LIBRARY: LazyLock<tokenizers::Tokenizer> = LazyLock::new(|| {
-    use tokenizers::models::bpe::{BPE, Vocab};
-    let metadata = gpt2_metadata();
-    let tokens = metadata.require_strings("tokenizer.ggml.tokens").unwrap();
-    let merges = metadata.require_strings("tokenizer.ggml.merges").unwrap();
-    let vocab: Vocab = tokens.iter().cloned().zip(0..).collect();
-    let pairs = merges
-        .iter()
-        .map(|merge| {
-            let (left, right) = merge.split_once(' ').unwrap();
-            (left.to_owned(), right.to_owned())
-        })
-        .collect();
-    let model = BPE::builder()
-        .vocab_and_merges(vocab, pairs)
-        .build()
-        .unwrap();
-    let mut tokenizer = tokenizers::Tokenizer::new(model);
-    let byte_level = tokenizers::pre_tokenizers::byte_level::ByteLevel::new(false, false, true);
-    tokenizer.with_pre_tokenizer(Some(byte_level));
-    tokenizer
-});
+/// The oracle for texts that its engine can take.
+static LIBRARY: LazyLock<tokenizers::Tokenizer> = LazyLock::new(gpt2_library);
 
 fn library_ids(text: &str) -> Vec<u32> {
     LIBRARY.encode_fast(text, false).unwrap().get_ids().to_vec()

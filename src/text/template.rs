@@ -7,8 +7,10 @@
 //!
 //! Fuel has gaps in the engine: comparing, joining and formatting lists is paid for by what comes out,
 //! if at all, so a template that nests lists on purpose (`l = [l, l]`, forty times, then `l == m`)
-//! can still block, and one that nests them tens of thousands deep can exhaust the stack. Templates
-//! of model files do neither; one from a stranger is a program from a stranger.
+//! can still block, and one that joins a list of long strings (`['x' * 2000000] * 1000 ~ ''`) makes
+//! the whole text before it pays. Templates of model files do not; one from a stranger is a program from a stranger.
+//! The engine recurses over operators and nested lists without a limit of its own. Source and fuel
+//! bound both, and the process has a stack that holds what they allow (`limits::STACK_BYTES`).
 
 use std::fmt;
 use std::io;
@@ -22,8 +24,13 @@ use super::calendar::strftime;
 use super::tokenizer::Tokenizer;
 use super::{json, python};
 
-/// Bytes of a template's source.
-pub const TEMPLATE_SOURCE_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of a template's source; the longest of published models have some 30 KB. A chain of operators costs stack for each, at
+/// compiling and at rendering: a source of this length takes up to 25 MiB (`limits::STACK_BYTES`).
+pub const TEMPLATE_SOURCE_BYTES_MAX: usize = 64 * 1024;
+
+/// Operators `~` and `+` of a source; templates of published models have some hundred. The engine compiles a chain of them in a time
+/// that grows with the square of its length: this many take a fifth of a second, a whole source of them takes most of a minute.
+pub const TEMPLATE_JOINS_MAX: usize = 2000;
 
 /// What one rendering may cost: about one unit per instruction and per 64 bytes of text made. A long
 /// conversation with tools costs some ten thousand.
@@ -64,6 +71,16 @@ pub enum TemplateError {
     TooLong {
         /// Length of the source.
         bytes: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// The source has more than [`TEMPLATE_JOINS_MAX`] of the characters `~` and `+`, wherever they stand.
+    #[error(
+        "the chat template has {found} of the operators ~ and +, the limit is {max} (TEMPLATE_JOINS_MAX)"
+    )]
+    TooManyJoins {
+        /// How many it has.
+        found: usize,
         /// The limit.
         max: usize,
     },
@@ -155,6 +172,13 @@ impl ChatTemplate {
             return Err(TemplateError::TooLong {
                 bytes: source.len(),
                 max: TEMPLATE_SOURCE_BYTES_MAX,
+            });
+        }
+        let joins = source.bytes().filter(|byte| b"~+".contains(byte)).count();
+        if joins > TEMPLATE_JOINS_MAX {
+            return Err(TemplateError::TooManyJoins {
+                found: joins,
+                max: TEMPLATE_JOINS_MAX,
             });
         }
         let mut environment = environment().map_err(syntax_error)?;

@@ -54,6 +54,24 @@ fn a_file_of_requests_is_answered_in_order_and_the_end_drains() {
 }
 
 #[test]
+fn a_template_of_sixty_thousand_operators_leaves_the_worker_standing() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let source = format!("{{{{ {}1 }}}}", "-".repeat(60_000));
+    std::fs::write(file.path(), source).expect("a file");
+    let path = file.path().to_str().expect("a path in UTF-8");
+    let Some(command) = with_model(&["--chat-template", path]) else {
+        return;
+    };
+    let mut worker = Running::start(command);
+    let messages = json!([{"role": "user", "content": "x"}]);
+    worker.say(&json!({"id": 1, "method": "apply_template", "params": {"messages": messages}}));
+    assert_eq!(worker.response(1)["result"]["prompt"], "1");
+    drop(worker.stdin.take());
+    worker.rest();
+    assert_eq!(worker.code(), Some(0));
+}
+
+#[test]
 fn health_and_cancel_are_answered_at_once_during_decode_and_prefill() {
     let Some(command) = with_model(&[]) else {
         return;

@@ -65,11 +65,38 @@ pub fn byte_characters() -> Vec<String> {
 /// The vocabulary of GPT-2, which its merges determine: bytes first, then what each merge makes,
 /// then the one control token.
 pub fn gpt2_metadata() -> Metadata {
-    let merges: Vec<String> = data("gpt-2.merges.txt").lines().map(String::from).collect();
+    let merges: Vec<String> = include_str!("../data/tokenizers/gpt-2.merges.txt")
+        .lines()
+        .map(String::from)
+        .collect();
     let mut tokens = byte_characters();
     tokens.extend(merges.iter().map(|merge| merge.replace(' ', "")));
     tokens.push("<|endoftext|>".to_owned());
     metadata("gpt-2", tokens, merges, &[(50256, 3)])
+}
+
+/// GPT-2 in the tokenizer's library alone, without anything of ours.
+pub fn gpt2_library() -> tokenizers::Tokenizer {
+    use tokenizers::models::bpe::{BPE, Vocab};
+    let metadata = gpt2_metadata();
+    let tokens = metadata.require_strings("tokenizer.ggml.tokens").unwrap();
+    let merges = metadata.require_strings("tokenizer.ggml.merges").unwrap();
+    let vocab: Vocab = tokens.iter().cloned().zip(0..).collect();
+    let pairs = merges
+        .iter()
+        .map(|merge| {
+            let (left, right) = merge.split_once(' ').unwrap();
+            (left.to_owned(), right.to_owned())
+        })
+        .collect();
+    let model = BPE::builder()
+        .vocab_and_merges(vocab, pairs)
+        .build()
+        .unwrap();
+    let mut tokenizer = tokenizers::Tokenizer::new(model);
+    let byte_level = tokenizers::pre_tokenizers::byte_level::ByteLevel::new(false, false, true);
+    tokenizer.with_pre_tokenizer(Some(byte_level));
+    tokenizer
 }
 
 /// A vocabulary of bytes, some merges and some special tokens with their types, numbered in this

@@ -33,12 +33,26 @@ const OURS: &[(&str, &[&str])] = &[
     ("worker-orcd-protocol", &[]),
 ];
 
+/// Where the fuzz targets, a package of their own, have their lock file.
+const FUZZ_LOCK: &str = "tests/fuzz/Cargo.lock";
+
+/// What the fuzz targets need and nothing else does.
+const FUZZ_ONLY: &[&str] = &[
+    "arbitrary",
+    "cc",
+    "find-msvc-tools",
+    "jobserver",
+    "libfuzzer-sys",
+    "shlex",
+    "worker-orcd-fuzz",
+];
+
 fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
 pub fn problems() -> Vec<String> {
-    let mut found = Vec::new();
+    let mut found = fuzzed_versions();
     let lock = Lock::read();
     for (member, path) in MEMBERS {
         let manifest = read(path);
@@ -74,6 +88,31 @@ pub fn problems() -> Vec<String> {
         found.push("Cargo.toml: `tokenizers` must be pinned to one version and go without its default features".into());
     }
     found
+}
+
+/// What is fuzzed is what is shipped: every package in the version of the workspace's lock file.
+fn fuzzed_versions() -> Vec<String> {
+    let shipped = versions(&read("Cargo.lock"));
+    let fuzzed = versions(&read(FUZZ_LOCK));
+    let strange = fuzzed
+        .difference(&shipped)
+        .filter(|(name, _)| !FUZZ_ONLY.contains(&name.as_str()));
+    strange
+        .map(|(name, version)| {
+            format!("{FUZZ_LOCK}: {name} {version} is not the version of Cargo.lock: copy that file there and run cargo fuzz build")
+        })
+        .collect()
+}
+
+/// Every package of a lock file with its version.
+fn versions(lock: &str) -> BTreeSet<(String, String)> {
+    let quoted = |line: &str, key: &str| Some(line.strip_prefix(key)?.trim_matches('"').to_owned());
+    let named = lock.lines().zip(lock.lines().skip(1));
+    named
+        .filter_map(|(name, version)| {
+            Some((quoted(name, "name = ")?, quoted(version, "version = ")?))
+        })
+        .collect()
 }
 
 /// Names under `[section]` and `[target.….section]` of a manifest.
@@ -151,6 +190,14 @@ impl Lock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn versions_are_really_compared() {
+        let shipped = versions("name = \"a\"\nversion = \"1\"\n\nname = \"b\"\nversion = \"2\"");
+        let pair = |name: &str, version: &str| (name.to_owned(), version.to_owned());
+        assert_eq!(shipped, [pair("a", "1"), pair("b", "2")].into());
+        assert!(versions(&read(FUZZ_LOCK)).len() > 50);
+    }
 
     #[test]
     fn the_tree_is_really_walked() {

@@ -32,7 +32,9 @@ pub fn root() -> &'static Path {
 /// Every text file that git does not ignore, sorted by path.
 pub fn files() -> Vec<File> {
     let ignored = std::fs::read_to_string(root().join(".gitignore")).expect(".gitignore");
-    let ignored: Vec<&str> = ignored.lines().map(|line| line.trim_matches('/')).collect();
+    let ignored: Vec<&str> = (ignored.lines())
+        .map(|line| line.trim_end_matches('/'))
+        .collect();
     let mut files = Vec::new();
     walk(root(), &ignored, &mut files);
     files.sort_by(|a, b| a.path.cmp(&b.path));
@@ -49,7 +51,9 @@ fn walk(folder: &Path, ignored: &[&str], files: &mut Vec<File>) {
     let entries = std::fs::read_dir(folder).expect("a folder of the project");
     for path in entries.map(|entry| entry.expect("an entry").path()) {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name == ".git" || ignored.contains(&&*name) {
+        // a line that begins with a slash is a path from the root, any other a name
+        let anchored = format!("/{}", relative(&path));
+        if name == ".git" || ignored.contains(&&*name) || ignored.contains(&&*anchored) {
             continue;
         }
         if path.is_dir() {
