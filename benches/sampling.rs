@@ -40,14 +40,9 @@ fn micros(logits: &[f32], step: SampleStep<'_>) -> f64 {
     times[times.len() / 2]
 }
 
-fn main() {
-    let neutral = SamplingParams::NEUTRAL;
-    let usual = SamplingParams {
-        top_k: 40,
-        top_p: 0.95,
-        ..neutral
-    };
-    let full = SamplingParams {
+/// Every stage at work.
+fn full(usual: SamplingParams) -> SamplingParams {
+    SamplingParams {
         repetition_penalty: 1.1,
         presence_penalty: 0.1,
         frequency_penalty: 0.1,
@@ -67,7 +62,17 @@ fn main() {
             threshold: 0.1,
         }),
         ..usual
+    }
+}
+
+fn main() {
+    let neutral = SamplingParams::NEUTRAL;
+    let usual = SamplingParams {
+        top_k: 40,
+        top_p: 0.95,
+        ..neutral
     };
+    let full = full(usual);
     let with = |change: fn(&mut SamplingParams)| {
         let mut params = neutral;
         change(&mut params);

@@ -79,6 +79,19 @@ fn forward(device: &mut CpuDevice, step: Step<'_>) {
     assert_eq!(device.poll(far).expect("a step"), Some(Output::Forwarded));
 }
 
+fn draw(device: &mut CpuDevice, step: SampleStep<'_>) -> u32 {
+    let drawn = assert_no_allocation("drawing a token", || {
+        device.sample(step).expect("a draw");
+        device
+            .poll(Instant::now() + Duration::from_secs(60))
+            .expect("a draw")
+    });
+    match drawn {
+        Some(Output::Sampled(sampled)) => sampled.token,
+        other => panic!("{other:?} instead of a token"),
+    }
+}
+
 /// Prompts in pieces of every kind, then tokens one by one into the second page, as long as the pool reaches.
 fn generate(device: &mut CpuDevice, params: &SamplingParams) {
     let pages = [PageId(1), PageId(0)];
@@ -115,19 +128,11 @@ fn generate(device: &mut CpuDevice, params: &SamplingParams) {
             logprobs: Some(TOP_LOGPROBS_MAX),
             ..SampleStep::new(params, uniform, &history[..position])
         };
-        let drawn = assert_no_allocation("drawing a token", || {
-            device.sample(step).expect("a draw");
-            device
-                .poll(Instant::now() + Duration::from_secs(60))
-                .expect("a draw")
-        });
-        let Some(Output::Sampled(sampled)) = drawn else {
-            panic!("{drawn:?} instead of a token")
-        };
-        history[position] = sampled.token;
+        let token = draw(device, step);
+        history[position] = token;
         let tokens = &history[position..][..1];
         assert_no_allocation("a score", || {
-            device.score(0, sampled.token, 20).expect("a score");
+            device.score(0, token, 20).expect("a score");
             device.poll(Instant::now()).expect("a score")
         });
         assert_no_allocation("a token", || {

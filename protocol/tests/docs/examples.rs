@@ -100,6 +100,23 @@ fn memory() -> Memory {
     }
 }
 
+fn defaults() -> Defaults {
+    Defaults {
+        max_tokens: None,
+        timeout_ms: None,
+        min_tokens: 0,
+        temperature: 1.0,
+        top_k: 0,
+        typical_p: 1.0,
+        top_p: 1.0,
+        min_p: 0.0,
+        repetition_penalty: 1.0,
+        presence_penalty: 0.0,
+        frequency_penalty: 0.0,
+        penalty_last_n: -1,
+    }
+}
+
 fn ready() -> Ready {
     Ready {
         protocol_version: limits::PROTOCOL_VERSION,
@@ -140,20 +157,7 @@ fn ready() -> Ready {
             device: "cpu (avx512)".into(),
         }),
         memory: Some(memory()),
-        defaults: Defaults {
-            max_tokens: None,
-            timeout_ms: None,
-            min_tokens: 0,
-            temperature: 1.0,
-            top_k: 0,
-            typical_p: 1.0,
-            top_p: 1.0,
-            min_p: 0.0,
-            repetition_penalty: 1.0,
-            presence_penalty: 0.0,
-            frequency_penalty: 0.0,
-            penalty_last_n: -1,
-        },
+        defaults: defaults(),
         limits: Limits {
             line_bytes: limits::LINE_BYTES_MAX as u64,
             queue: 64,
@@ -408,6 +412,42 @@ fn greedy(max_tokens: u32) -> Sampling {
     }
 }
 
+fn stop_token(streamed: GenerateResult) -> GenerateResult {
+    GenerateResult {
+        stop_reason: Some(StopReason::StopToken(28)),
+        usage: Usage::new(3, 0, 2),
+        sampling: Sampling {
+            temperature: 0.7,
+            dry: Some(dry()),
+            xtc: Some(Xtc {
+                probability: 0.5,
+                threshold: 0.1,
+            }),
+            logit_bias_tokens: 2,
+            ..greedy(16)
+        },
+        text: Some(" Paris".into()),
+        prompt_logprobs: Some(prompt_entries()),
+        prompt_token_ids: Some(vec![504, 3575, 282]),
+        token_ids: Some(vec![7042, 28]),
+        ..streamed
+    }
+}
+
+fn paris() -> TokenLogprob {
+    let top = TopLogprob {
+        token_id: 7042,
+        text: " Paris".into(),
+        logprob: -0.3125,
+    };
+    TokenLogprob {
+        token_id: 7042,
+        text: " Paris".into(),
+        logprob: -0.3125,
+        top_logprobs: vec![top],
+    }
+}
+
 fn generate_results() -> Vec<Example> {
     let result = |name, id, result: GenerateResult| {
         example(
@@ -431,17 +471,7 @@ fn generate_results() -> Vec<Example> {
         prompt_token_ids: None,
         token_ids: None,
     };
-    let top = TopLogprob {
-        token_id: 7042,
-        text: " Paris".into(),
-        logprob: -0.3125,
-    };
-    let entry = TokenLogprob {
-        token_id: 7042,
-        text: " Paris".into(),
-        logprob: -0.3125,
-        top_logprobs: vec![top],
-    };
+    let entry = paris();
     let whole = GenerateResult {
         finish_reason: FinishReason::Length,
         stop_reason: Some(StopReason::MaxTokens),
@@ -451,25 +481,7 @@ fn generate_results() -> Vec<Example> {
         logprobs: Some(vec![entry]),
         ..streamed.clone()
     };
-    let stop_token = GenerateResult {
-        stop_reason: Some(StopReason::StopToken(28)),
-        usage: Usage::new(3, 0, 2),
-        sampling: Sampling {
-            temperature: 0.7,
-            dry: Some(dry()),
-            xtc: Some(Xtc {
-                probability: 0.5,
-                threshold: 0.1,
-            }),
-            logit_bias_tokens: 2,
-            ..greedy(16)
-        },
-        text: Some(" Paris".into()),
-        prompt_logprobs: Some(prompt_entries()),
-        prompt_token_ids: Some(vec![504, 3575, 282]),
-        token_ids: Some(vec![7042, 28]),
-        ..streamed.clone()
-    };
+    let stop_token = stop_token(streamed.clone());
     let cancelled = GenerateResult {
         finish_reason: FinishReason::Cancelled,
         stop_reason: None,
