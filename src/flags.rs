@@ -94,7 +94,8 @@ pub struct Flags {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["check", "print_plan", "print_schema"])]
     pub input: Option<PathBuf>,
 
-    /// Print as JSON whether the model would load, with every tensor checked, and the memory that it would take; then exit
+    /// Print as JSON whether the model would load, with every tensor checked, and the memory that it would take, on the processor where no --device
+    /// is given; then exit
     #[arg(long, conflicts_with_all = ["print_plan", "print_schema"])]
     pub check: bool,
 
@@ -162,6 +163,12 @@ impl std::fmt::Display for DeviceChoice {
             DeviceChoice::Cuda(number) => write!(f, "cuda:{number}"),
         }
     }
+}
+
+/// What is said to a card, since this build knows none.
+pub fn no_card(number: u32) -> String {
+    let choice = DeviceChoice::Cuda(number);
+    format!("--device {choice} was given, but this build knows no CUDA device; use --device cpu")
 }
 
 /// Numbers of the KV cache.

@@ -6,7 +6,7 @@ use worker_orcd::load::{FileLoad, LoadError};
 use worker_orcd::worker::load_error;
 use worker_orcd_protocol::{Exit, schema};
 
-use crate::flags::{DeviceChoice, Flags, ModelChoice};
+use crate::flags::{DeviceChoice, Flags, ModelChoice, no_card};
 
 /// Tells what a flag asks for, and how the process then ends; `None` where it is to run.
 pub fn inspect(flags: &Flags) -> Option<Exit> {
@@ -34,11 +34,7 @@ pub fn inspect(flags: &Flags) -> Option<Exit> {
 fn check(load: &FileLoad, flags: &Flags) -> Result<Value, LoadError> {
     match flags.device {
         None | Some(DeviceChoice::Cpu) => {}
-        Some(choice @ DeviceChoice::Cuda(_)) => {
-            return Err(LoadError::NoDevice(format!(
-                "--device {choice} was given, but this build knows no CUDA device; use --device cpu"
-            )));
-        }
+        Some(DeviceChoice::Cuda(number)) => return Err(LoadError::NoDevice(no_card(number))),
     }
     let checked = load.check()?;
     let (model, memory) = (&checked.loaded.model, checked.loaded.device.memory());

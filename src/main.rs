@@ -94,9 +94,9 @@ fn load(flags: &Flags, model: &ModelChoice) -> Box<dyn Load> {
         (ModelChoice::File(file), Some(DeviceChoice::Cpu)) => {
             Box::new(FileLoad::new(flags.load_options(file)))
         }
-        (ModelChoice::File(_), Some(choice @ DeviceChoice::Cuda(_))) => Box::new(Refused(format!(
-            "--device {choice} was given, but this build knows no CUDA device; use --device cpu"
-        ))),
+        (ModelChoice::File(_), Some(DeviceChoice::Cuda(number))) => {
+            Box::new(Refused(flags::no_card(number)))
+        }
         (ModelChoice::File(_), None) => Box::new(Refused(
             "no --device was given, and this build knows no CUDA device; use --device cpu to run on the processor"
                 .to_owned(),

@@ -5,7 +5,7 @@
 
 use crate::device::{PAGE_TOKENS, PageId};
 use crate::limits;
-use crate::pages::{PagePool, PageTable, pages_for};
+use crate::pages::{PagePool, PageTable, PoolExhausted, pages_for};
 
 /// Sequences whose keys and values are in the pool although nobody works on them.
 #[derive(Debug, Default)]
@@ -84,29 +84,23 @@ impl PrefixCache {
     fn branch(&mut self, pool: &mut PagePool, kept: &Kept, tokens: usize) -> Reused {
         let whole = tokens / PAGE_TOKENS;
         let mut pages = pool.share(&kept.pages, whole);
-        let from = kept.pages.as_slice().get(whole).copied();
-        let Some(from) = from.filter(|_| !tokens.is_multiple_of(PAGE_TOKENS)) else {
-            return Reused {
-                tokens: whole * PAGE_TOKENS,
-                pages,
-                copy: None,
-            };
-        };
-        // The page may be worth less than another sequence's, but that one is older.
-        while pool.free() == 0 && self.evict(pool) {}
-        if pool.extend(&mut pages).is_err() {
-            return Reused {
-                tokens: whole * PAGE_TOKENS,
-                pages,
-                copy: None,
-            };
-        }
-        let copy = pages.as_slice().last().map(|to| PageCopy { from, to: *to });
+        let begun = kept.pages.as_slice().get(whole).copied();
+        let begun = begun.filter(|_| !tokens.is_multiple_of(PAGE_TOKENS));
+        // The page may be worth less than another sequence's that goes for it, but that one is older. Without room for it the whole
+        // pages are what is left.
+        let copy = begun.filter(|_| self.extend(pool, &mut pages).is_ok());
+        let copy = copy.zip(pages.as_slice().last().copied());
         Reused {
-            tokens,
+            tokens: copy.map_or(whole * PAGE_TOKENS, |_| tokens),
+            copy: copy.map(|(from, to)| PageCopy { from, to }),
             pages,
-            copy,
         }
+    }
+
+    /// Appends a page to a table, whatever has to be forgotten for it.
+    fn extend(&mut self, pool: &mut PagePool, table: &mut PageTable) -> Result<(), PoolExhausted> {
+        while pool.free() == 0 && self.evict(pool) {}
+        pool.extend(table)
     }
 
     /// Keeps a sequence of which the device has seen `tokens`. What is a part of it is kept with it, and it is not kept where it is
@@ -170,10 +164,9 @@ impl PrefixCache {
         pool: &mut PagePool,
         table: &mut PageTable,
         tokens: usize,
-    ) -> Result<(), crate::pages::PoolExhausted> {
+    ) -> Result<(), PoolExhausted> {
         while table.as_slice().len() < pages_for(tokens) {
-            while pool.free() == 0 && self.evict(pool) {}
-            pool.extend(table)?;
+            self.extend(pool, table)?;
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! The prefix cache on a real device: what it saves, and that no answer depends on it, to the bit.
 
+#[path = "common/byte_tokenizer.rs"]
+mod byte_tokenizer;
 #[path = "common/mod.rs"]
 mod common;
 #[path = "common/gguf_writer.rs"]
@@ -9,17 +11,16 @@ mod tiny_llama;
 
 use std::time::{Duration, Instant, SystemTime};
 
+use byte_tokenizer::byte_tokenizer;
 use serde_json::{Value, json};
 use tiny_llama::TinyLlama;
 use worker_orcd::device::cpu::isa::Isa;
 use worker_orcd::device::cpu::{CpuOptions, KvType};
 use worker_orcd::device::{Device, LoadProgress};
-use worker_orcd::gguf::Metadata;
 use worker_orcd::load::{Load, LoadError, LoadStep, Loaded, ModelFacts};
 use worker_orcd::log::{Format, Level};
 use worker_orcd::quant::TensorType;
 use worker_orcd::sampling::uniform;
-use worker_orcd::text::{Tokenizer, byte_level_alphabet};
 use worker_orcd::worker::{Clock, ClockMode, Config, Pressure, Worker};
 use worker_orcd_protocol::codec::{Line, encode_line};
 
@@ -43,22 +44,6 @@ impl Load for Ready {
     }
 }
 
-/// Every byte is a token, and one more ends a generation.
-fn tokenizer() -> Tokenizer {
-    let mut tokens: Vec<String> = byte_level_alphabet().map(String::from).to_vec();
-    tokens.push("<|end|>".into());
-    let mut types = vec![1i32; 256];
-    types.push(3);
-    let mut metadata = Metadata::default();
-    metadata.insert("tokenizer.ggml.model", "gpt2".to_owned());
-    metadata.insert("tokenizer.ggml.pre", "gpt-2".to_owned());
-    metadata.insert("tokenizer.ggml.tokens", tokens);
-    metadata.insert("tokenizer.ggml.token_type", types);
-    metadata.insert("tokenizer.ggml.merges", Vec::<String>::new());
-    metadata.insert("tokenizer.ggml.eos_token_id", 256u32);
-    Tokenizer::from_gguf(&metadata).unwrap()
-}
-
 fn loaded(pool_tokens: usize) -> Loaded {
     let shape = TinyLlama {
         n_vocab: VOCAB,
@@ -73,7 +58,7 @@ fn loaded(pool_tokens: usize) -> Loaded {
     let device_name = device.name();
     Loaded {
         device: device as Box<dyn Device>,
-        tokenizer: tokenizer().into(),
+        tokenizer: byte_tokenizer(&["<|end|>"]).into(),
         template: None,
         model: ModelFacts {
             name: "tiny".into(),

@@ -63,12 +63,7 @@ fn a_long_prompt_goes_to_the_device_in_chunks_and_each_token_alone() {
         (1, 20, Rows::Last),
     ];
     assert_eq!(forwards, want);
-    let progress: Vec<_> = rig
-        .said
-        .iter()
-        .filter(|m| m["method"] == "progress")
-        .map(|m| &m["params"])
-        .collect();
+    let progress = rig.progress();
     let processed: Vec<_> = progress
         .iter()
         .map(|p| p["processed"].as_u64().unwrap())

@@ -62,12 +62,7 @@ fn a_load_is_told_at_every_quarter() {
             ..Setup::default()
         });
         rig.finish();
-        let progress: Vec<_> = rig
-            .said
-            .iter()
-            .filter(|m| m["method"] == "progress")
-            .map(|m| &m["params"])
-            .collect();
+        let progress = rig.progress();
         let processed: Vec<_> = progress
             .iter()
             .map(|p| p["processed"].as_u64().unwrap())

@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 use worker_orcd::device::{
     Capacity, Device, DeviceError, LoadProgress, Memory, Output, PAGE_TOKENS, PageId, Rows, Step,
 };
-use worker_orcd::gguf::Metadata;
 use worker_orcd::load::{Load, LoadError, LoadStep, Loaded, ModelFacts};
 use worker_orcd::log::{Format, Level};
 use worker_orcd::sampling::{SampleStep, Sampled, Scored, TopLogprobs};
@@ -19,6 +18,10 @@ use worker_orcd::state::{StateSink, StateStore};
 use worker_orcd::text::{ChatTemplate, Tokenizer};
 use worker_orcd::worker::{Clock, ClockMode, Config, Ending, Pressure, Worker};
 use worker_orcd_protocol::codec::{Line, encode_line};
+
+#[path = "../common/byte_tokenizer.rs"]
+mod byte_tokenizer;
+use byte_tokenizer::byte_tokenizer;
 
 /// The token that ends a generation. Tokens 0 to 255 are bytes.
 pub const END: u32 = 256;
@@ -398,7 +401,7 @@ impl Load for ScriptedLoad {
 
 thread_local! {
     /// Made once a thread: a tokenizer takes longer to make than most tests take.
-    static TOKENIZER: Rc<Tokenizer> = Rc::new(make_tokenizer());
+    static TOKENIZER: Rc<Tokenizer> = Rc::new(byte_tokenizer(&["<|end|>", "<|pad|>"]));
     static TEMPLATES: RefCell<HashMap<&'static str, Rc<ChatTemplate>>> = RefCell::default();
 }
 
@@ -408,35 +411,6 @@ fn template(source: &'static str) -> Rc<ChatTemplate> {
         let entry = made.entry(source);
         entry.or_insert_with(|| Rc::new(make())).clone()
     })
-}
-
-/// Byte-level BPE without merges: every byte is a token.
-fn make_tokenizer() -> Tokenizer {
-    let printable = |b: u32| matches!(b, 33..=126 | 161..=172 | 174..=255);
-    let mut others = 256;
-    let mut tokens: Vec<String> = (0..256)
-        .map(|b| {
-            let code = if printable(b) {
-                b
-            } else {
-                others += 1;
-                others - 1
-            };
-            char::from_u32(code).expect("a character").to_string()
-        })
-        .collect();
-    tokens.push("<|end|>".into());
-    tokens.push("<|pad|>".into());
-    let mut types = vec![1i32; 256];
-    types.extend([3, 3]);
-    let mut metadata = Metadata::default();
-    metadata.insert("tokenizer.ggml.model", "gpt2".to_owned());
-    metadata.insert("tokenizer.ggml.pre", "gpt-2".to_owned());
-    metadata.insert("tokenizer.ggml.tokens", tokens);
-    metadata.insert("tokenizer.ggml.token_type", types);
-    metadata.insert("tokenizer.ggml.merges", Vec::<String>::new());
-    metadata.insert("tokenizer.ggml.eos_token_id", END);
-    Tokenizer::from_gguf(&metadata).expect("the test's tokenizer")
 }
 
 /// What a test may want different.
@@ -665,6 +639,12 @@ impl Rig {
         tokens
             .map(|m| m["params"]["text"].as_str().expect("text").to_owned())
             .collect()
+    }
+
+    /// The params of each `progress`.
+    pub fn progress(&self) -> Vec<&Value> {
+        let progress = self.said.iter().filter(|m| m["method"] == "progress");
+        progress.map(|m| &m["params"]).collect()
     }
 
     /// What was said, in short: method and id.

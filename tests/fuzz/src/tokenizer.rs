@@ -33,7 +33,7 @@ const STEP_BYTES_MIN: usize = 256;
 /// A vocabulary and the library's own view of it.
 struct Vocabulary {
     ours: Tokenizer,
-    library: Option<tokenizers::Tokenizer>,
+    peer: Option<tokenizers::Tokenizer>,
     /// A control token's name.
     control: &'static str,
 }
@@ -71,18 +71,18 @@ fn vocabularies() -> Vec<Vocabulary> {
     let mut all = vec![
         Vocabulary {
             ours: Tokenizer::from_gguf(&small).expect("the small vocabulary"),
-            library: None,
+            peer: None,
             control: "<|end|>",
         },
         Vocabulary {
             ours: Tokenizer::from_gguf(&gpt2_metadata()).expect("GPT-2's vocabulary"),
-            library: Some(gpt2_library()),
+            peer: Some(gpt2_library()),
             control: "<|endoftext|>",
         },
     ];
     all.extend(model_metadata().map(|metadata| Vocabulary {
         ours: Tokenizer::from_gguf(&metadata).expect("the model's vocabulary"),
-        library: None,
+        peer: None,
         control: "<|im_end|>",
     }));
     all
@@ -100,11 +100,11 @@ fn check(vocabulary: &Vocabulary, text: &str, parse: ParseSpecial) {
     }
     decoded.push_str(&decoder.finish());
     assert!(decoded == text, "{text:?} comes back as {decoded:?}");
-    if let Some(library) = &vocabulary.library
+    if let Some(peer) = &vocabulary.peer
         && text.len() <= LIBRARY_BYTES_MAX
         && parse == ParseSpecial::No
     {
-        let theirs = library.encode_fast(text, false).expect("the library's ids");
+        let theirs = peer.encode_fast(text, false).expect("the library's ids");
         assert_eq!(ids, theirs.get_ids(), "{text:?}");
     }
     check_halves(vocabulary, text);
