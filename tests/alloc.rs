@@ -79,6 +79,18 @@ fn forward(device: &mut CpuDevice, step: Step<'_>) {
     assert_eq!(device.poll(far).expect("a step"), Some(Output::Forwarded));
 }
 
+/// A draw with everything that a request can ask for.
+fn everything<'a>(params: &'a SamplingParams, uniform: f64, history: &'a [u32]) -> SampleStep<'a> {
+    SampleStep {
+        bias: &[(5, 1.0), (6, f32::NEG_INFINITY)],
+        allowed: Some(TokenSet(&[u32::MAX; 3])),
+        banned: &[7],
+        breakers: TokenSet(&[1 << 9]),
+        logprobs: Some(TOP_LOGPROBS_MAX),
+        ..SampleStep::new(params, uniform, history)
+    }
+}
+
 /// Prompts in pieces of every kind, then tokens one by one into the second page, as long as the pool reaches.
 fn generate(device: &mut CpuDevice, params: &SamplingParams) {
     let pages = [PageId(1), PageId(0)];
@@ -107,14 +119,7 @@ fn generate(device: &mut CpuDevice, params: &SamplingParams) {
     }
     while position < 2 * PAGE_TOKENS {
         let uniform = f64::from(position as u32 * 37 % 101) / 101.0;
-        let step = SampleStep {
-            bias: &[(5, 1.0), (6, f32::NEG_INFINITY)],
-            allowed: Some(TokenSet(&[u32::MAX; 3])),
-            banned: &[7],
-            breakers: TokenSet(&[1 << 9]),
-            logprobs: Some(TOP_LOGPROBS_MAX),
-            ..SampleStep::new(params, uniform, &history[..position])
-        };
+        let step = everything(params, uniform, &history[..position]);
         let drawn = assert_no_allocation("drawing a token", || {
             device.sample(step).expect("a draw");
             device

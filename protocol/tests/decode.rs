@@ -450,6 +450,19 @@ fn integers_are_integers() {
     );
 }
 
+/// Asserts that a field takes each of the first values, and refuses each of the others for one reason.
+fn range(field: &str, good: &[&str], bad: &[&str]) {
+    let line = |value: &str| {
+        format!(r#"{{"id":1,"method":"generate","params":{{"prompt":"a","{field}":{value}}}}}"#)
+    };
+    for value in good {
+        accepted(&line(value));
+    }
+    for value in bad {
+        assert_eq!(faults(&refused(line(value))).len(), 1, "{field} {value}");
+    }
+}
+
 #[test]
 fn numbers_stay_in_their_ranges_and_their_ends_are_in() {
     for (field, good, bad) in [
@@ -484,6 +497,24 @@ fn numbers_stay_in_their_ranges_and_their_ends_are_in() {
             vec!["-2", "1048577", "1.5"],
         ),
         (
+            "stop_token_ids",
+            vec!["[]", "[0]"],
+            vec!["[-1]", r#"["a"]"#],
+        ),
+        ("prompt_logprobs", vec!["0", "20"], vec!["21", "true"]),
+        ("return_token_ids", vec!["true", "false"], vec!["1"]),
+        ("logprobs", vec!["0", "20"], vec!["21", "-1"]),
+        ("max_tokens", vec!["1", "1048576"], vec!["0"]),
+        ("timeout_ms", vec!["1"], vec!["0"]),
+    ] {
+        range(field, &good, &bad);
+    }
+}
+
+#[test]
+fn the_objects_of_sampling_have_their_ranges() {
+    for (field, good, bad) in [
+        (
             "xtc",
             vec![r#"{"probability":0}"#, r#"{"probability":1,"threshold":1}"#],
             vec!["{}", r#"{"probability":1.1}"#, r#"{"probability":1,"p":1}"#],
@@ -514,26 +545,8 @@ fn numbers_stay_in_their_ranges_and_their_ends_are_in() {
                 r#"{"5":null}"#,
             ],
         ),
-        (
-            "stop_token_ids",
-            vec!["[]", "[0]"],
-            vec!["[-1]", r#"["a"]"#],
-        ),
-        ("prompt_logprobs", vec!["0", "20"], vec!["21", "true"]),
-        ("return_token_ids", vec!["true", "false"], vec!["1"]),
-        ("logprobs", vec!["0", "20"], vec!["21", "-1"]),
-        ("max_tokens", vec!["1", "1048576"], vec!["0"]),
-        ("timeout_ms", vec!["1"], vec!["0"]),
     ] {
-        let line = |value: &str| {
-            format!(r#"{{"id":1,"method":"generate","params":{{"prompt":"a","{field}":{value}}}}}"#)
-        };
-        for value in good {
-            accepted(&line(value));
-        }
-        for value in bad {
-            assert_eq!(faults(&refused(line(value))).len(), 1, "{field} {value}");
-        }
+        range(field, &good, &bad);
     }
 }
 

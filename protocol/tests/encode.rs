@@ -61,6 +61,28 @@ fn fields_stand_in_the_order_of_the_documentation() {
     );
 }
 
+/// Sampling with numbers that are none.
+fn no_numbers() -> Sampling {
+    Sampling {
+        max_tokens: 1,
+        min_tokens: 0,
+        temperature: f32::NAN,
+        top_n_sigma: None,
+        top_k: 0,
+        typical_p: f32::NEG_INFINITY,
+        top_p: 0.9,
+        min_p: f32::INFINITY,
+        xtc: None,
+        repetition_penalty: 1.1,
+        presence_penalty: f32::NAN,
+        frequency_penalty: 0.5,
+        penalty_last_n: -1,
+        dry: None,
+        logit_bias_tokens: 0,
+        ignore_eos: false,
+    }
+}
+
 #[test]
 fn numbers_that_are_none_never_reach_the_wire() {
     for (logprob, wanted) in [
@@ -94,24 +116,7 @@ fn numbers_that_are_none_never_reach_the_wire() {
         predicted_per_second: -f64::NAN,
         ..Default::default()
     };
-    let sampling = Sampling {
-        max_tokens: 1,
-        min_tokens: 0,
-        temperature: f32::NAN,
-        top_n_sigma: None,
-        top_k: 0,
-        typical_p: f32::NEG_INFINITY,
-        top_p: 0.9,
-        min_p: f32::INFINITY,
-        xtc: None,
-        repetition_penalty: 1.1,
-        presence_penalty: f32::NAN,
-        frequency_penalty: 0.5,
-        penalty_last_n: -1,
-        dry: None,
-        logit_bias_tokens: 0,
-        ignore_eos: false,
-    };
+    let sampling = no_numbers();
     let result = GenerateResult {
         finish_reason: FinishReason::Timeout,
         stop_reason: None,

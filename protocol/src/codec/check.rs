@@ -104,13 +104,7 @@ impl Check {
                 "minLength" => check.min_chars = count(keyword, value)?,
                 "maxLength" => check.max_chars = Some(count(keyword, value)?),
                 "x-max-bytes" => check.max_bytes = Some(count(keyword, value)?),
-                "const" => match value.as_bool() {
-                    Some(boolean) => {
-                        check.kinds = vec![Kind::Boolean];
-                        check.boolean = Some(boolean);
-                    }
-                    None => check.words = vec![word(value)?],
-                },
+                "const" => check.constant(value)?,
                 "enum" => check.words = words(value)?,
                 "minItems" => check.min_items = count(keyword, value)?,
                 "maxItems" => check.max_items = Some(count(keyword, value)?),
@@ -142,6 +136,18 @@ impl Check {
             }
         }
         Ok(check)
+    }
+
+    /// A word or a boolean that alone is taken.
+    fn constant(&mut self, value: &Value) -> Result<(), String> {
+        match value.as_bool() {
+            Some(boolean) => {
+                self.kinds = vec![Kind::Boolean];
+                self.boolean = Some(boolean);
+            }
+            None => self.words = vec![word(value)?],
+        }
+        Ok(())
     }
 
     /// Takes over a definition; beside `$ref` only words for people stand.
@@ -447,6 +453,11 @@ impl Check {
                 });
             }
         }
+        self.run_one_of(has, path, faults);
+    }
+
+    /// The rule that of some fields exactly one is given.
+    fn run_one_of(&self, has: impl Fn(&String) -> bool, path: &Path<'_>, faults: &mut Faults) {
         let given: Vec<&str> = self
             .one_of_fields
             .iter()

@@ -381,57 +381,27 @@ pub fn encode_line(outgoing: &Outgoing, out: &mut Vec<u8>) {
         Outgoing::Notification(notification) => {
             let method = notification.method();
             match notification {
-                Notification::Progress(params) => write(
-                    &NotificationLine {
-                        jsonrpc,
-                        method,
-                        params,
-                    },
-                    out,
-                ),
-                Notification::Ready(params) => write(
-                    &NotificationLine {
-                        jsonrpc,
-                        method,
-                        params,
-                    },
-                    out,
-                ),
-                Notification::Started(params) => write(
-                    &NotificationLine {
-                        jsonrpc,
-                        method,
-                        params,
-                    },
-                    out,
-                ),
-                Notification::Token(params) => write(
-                    &NotificationLine {
-                        jsonrpc,
-                        method,
-                        params,
-                    },
-                    out,
-                ),
-                Notification::PromptLogprobs(params) => write(
-                    &NotificationLine {
-                        jsonrpc,
-                        method,
-                        params,
-                    },
-                    out,
-                ),
-                Notification::Fatal(params) => write(
-                    &NotificationLine {
-                        jsonrpc,
-                        method,
-                        params,
-                    },
-                    out,
-                ),
+                Notification::Progress(params) => notify(method, params, out),
+                Notification::Ready(params) => notify(method, params, out),
+                Notification::Started(params) => notify(method, params, out),
+                Notification::PromptLogprobs(params) => notify(method, params, out),
+                Notification::Token(params) => notify(method, params, out),
+                Notification::Fatal(params) => notify(method, params, out),
             }
         }
     }
+}
+
+fn notify<P: Serialize>(method: &'static str, params: &P, out: &mut Vec<u8>) {
+    let jsonrpc = "2.0";
+    write(
+        &NotificationLine {
+            jsonrpc,
+            method,
+            params,
+        },
+        out,
+    );
 }
 
 fn write<T: Serialize>(line: &T, out: &mut Vec<u8>) {

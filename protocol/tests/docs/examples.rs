@@ -100,6 +100,25 @@ fn memory() -> Memory {
     }
 }
 
+fn capabilities() -> Capabilities {
+    let notifications = [
+        "progress",
+        "ready",
+        "started",
+        "prompt_logprobs",
+        "token",
+        "fatal",
+    ];
+    Capabilities {
+        methods: Method::ALL
+            .iter()
+            .map(|method| method.name().to_owned())
+            .collect(),
+        generate_fields: schema::generate_fields(),
+        notifications: notifications.map(str::to_owned).to_vec(),
+    }
+}
+
 fn ready() -> Ready {
     Ready {
         protocol_version: limits::PROTOCOL_VERSION,
@@ -109,23 +128,7 @@ fn ready() -> Ready {
             worker_id: Some("gpu-0".into()),
             pid: 4711,
         },
-        capabilities: Capabilities {
-            methods: Method::ALL
-                .iter()
-                .map(|method| method.name().to_owned())
-                .collect(),
-            generate_fields: schema::generate_fields(),
-            notifications: [
-                "progress",
-                "ready",
-                "started",
-                "prompt_logprobs",
-                "token",
-                "fatal",
-            ]
-            .map(str::to_owned)
-            .to_vec(),
-        },
+        capabilities: capabilities(),
         model: Some(ModelInfo {
             name: "Smollm2 135M 8k Lc100K Mix1 Ep2".into(),
             architecture: "llama".into(),
@@ -408,16 +411,9 @@ fn greedy(max_tokens: u32) -> Sampling {
     }
 }
 
-fn generate_results() -> Vec<Example> {
-    let result = |name, id, result: GenerateResult| {
-        example(
-            "GenerateResult",
-            name,
-            Kind::Result(Method::Generate, id),
-            result,
-        )
-    };
-    let streamed = GenerateResult {
+/// What came of a request that was streamed and ended by itself.
+fn streamed() -> GenerateResult {
+    GenerateResult {
         finish_reason: FinishReason::Stop,
         stop_reason: Some(StopReason::Eos),
         usage: Usage::new(5, 0, 8),
@@ -430,7 +426,19 @@ fn generate_results() -> Vec<Example> {
         prompt_logprobs: None,
         prompt_token_ids: None,
         token_ids: None,
+    }
+}
+
+fn generate_results() -> Vec<Example> {
+    let result = |name, id, result: GenerateResult| {
+        example(
+            "GenerateResult",
+            name,
+            Kind::Result(Method::Generate, id),
+            result,
+        )
     };
+    let streamed = streamed();
     let top = TopLogprob {
         token_id: 7042,
         text: " Paris".into(),
@@ -451,7 +459,28 @@ fn generate_results() -> Vec<Example> {
         logprobs: Some(vec![entry]),
         ..streamed.clone()
     };
-    let stop_token = GenerateResult {
+    let stop_token = stop_token(&streamed);
+    let cancelled = GenerateResult {
+        finish_reason: FinishReason::Cancelled,
+        stop_reason: None,
+        usage: Usage::default(),
+        timings: Timings {
+            queue_ms: 812.5,
+            ..Default::default()
+        },
+        ..streamed.clone()
+    };
+    vec![
+        result("streamed", Id::Number(1), streamed),
+        result("whole", Id::Number(2), whole),
+        result("stop_token", Id::Number(3), stop_token),
+        result("cancelled", text_id("chat-7"), cancelled),
+    ]
+}
+
+/// What came of a request that ended with a stop token and asked for all that can be told.
+fn stop_token(streamed: &GenerateResult) -> GenerateResult {
+    GenerateResult {
         stop_reason: Some(StopReason::StopToken(28)),
         usage: Usage::new(3, 0, 2),
         sampling: Sampling {
@@ -469,23 +498,7 @@ fn generate_results() -> Vec<Example> {
         prompt_token_ids: Some(vec![504, 3575, 282]),
         token_ids: Some(vec![7042, 28]),
         ..streamed.clone()
-    };
-    let cancelled = GenerateResult {
-        finish_reason: FinishReason::Cancelled,
-        stop_reason: None,
-        usage: Usage::default(),
-        timings: Timings {
-            queue_ms: 812.5,
-            ..Default::default()
-        },
-        ..streamed.clone()
-    };
-    vec![
-        result("streamed", Id::Number(1), streamed),
-        result("whole", Id::Number(2), whole),
-        result("stop_token", Id::Number(3), stop_token),
-        result("cancelled", text_id("chat-7"), cancelled),
-    ]
+    }
 }
 
 /// The log-probabilities of a prompt of two tokens.
