@@ -40,14 +40,8 @@ fn micros(logits: &[f32], step: SampleStep<'_>) -> f64 {
     times[times.len() / 2]
 }
 
-const USUAL: SamplingParams = SamplingParams {
-    top_k: 40,
-    top_p: 0.95,
-    ..SamplingParams::NEUTRAL
-};
-
 /// Every stage at work.
-fn full() -> SamplingParams {
+fn full(usual: SamplingParams) -> SamplingParams {
     SamplingParams {
         repetition_penalty: 1.1,
         presence_penalty: 0.1,
@@ -67,12 +61,18 @@ fn full() -> SamplingParams {
             probability: 0.5,
             threshold: 0.1,
         }),
-        ..USUAL
+        ..usual
     }
 }
 
 fn main() {
     let neutral = SamplingParams::NEUTRAL;
+    let usual = SamplingParams {
+        top_k: 40,
+        top_p: 0.95,
+        ..neutral
+    };
+    let full = full(usual);
     let with = |change: fn(&mut SamplingParams)| {
         let mut params = neutral;
         change(&mut params);
@@ -81,11 +81,11 @@ fn main() {
     let cases = [
         ("greedy", SamplingParams::GREEDY),
         ("neutral", neutral),
-        ("top_k 40 + top_p 0.95", USUAL),
+        ("top_k 40 + top_p 0.95", usual),
         ("top_p 0.95", with(|p| p.top_p = 0.95)),
         ("min_p 0.05", with(|p| p.min_p = 0.05)),
         ("typical_p 0.95", with(|p| p.typical_p = 0.95)),
-        ("full chain", full()),
+        ("full chain", full),
     ];
     let logits = logits();
     let history: Vec<u32> = (0..8192u32).map(|i| i * 7919 % 5000).collect();
@@ -106,7 +106,7 @@ fn main() {
     }
     let step = SampleStep {
         logprobs: Some(20),
-        ..SampleStep::new(&USUAL, 0.0, &history)
+        ..SampleStep::new(&usual, 0.0, &history)
     };
     eprintln!(
         "top_k 40 + top_p 0.95 with 20 logprobs: {:.0} µs",

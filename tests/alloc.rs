@@ -79,15 +79,16 @@ fn forward(device: &mut CpuDevice, step: Step<'_>) {
     assert_eq!(device.poll(far).expect("a step"), Some(Output::Forwarded));
 }
 
-/// A draw with everything that a request can ask for.
-fn everything<'a>(params: &'a SamplingParams, uniform: f64, history: &'a [u32]) -> SampleStep<'a> {
-    SampleStep {
-        bias: &[(5, 1.0), (6, f32::NEG_INFINITY)],
-        allowed: Some(TokenSet(&[u32::MAX; 3])),
-        banned: &[7],
-        breakers: TokenSet(&[1 << 9]),
-        logprobs: Some(TOP_LOGPROBS_MAX),
-        ..SampleStep::new(params, uniform, history)
+fn draw(device: &mut CpuDevice, step: SampleStep<'_>) -> u32 {
+    let drawn = assert_no_allocation("drawing a token", || {
+        device.sample(step).expect("a draw");
+        device
+            .poll(Instant::now() + Duration::from_secs(60))
+            .expect("a draw")
+    });
+    match drawn {
+        Some(Output::Sampled(sampled)) => sampled.token,
+        other => panic!("{other:?} instead of a token"),
     }
 }
 
@@ -119,20 +120,19 @@ fn generate(device: &mut CpuDevice, params: &SamplingParams) {
     }
     while position < 2 * PAGE_TOKENS {
         let uniform = f64::from(position as u32 * 37 % 101) / 101.0;
-        let step = everything(params, uniform, &history[..position]);
-        let drawn = assert_no_allocation("drawing a token", || {
-            device.sample(step).expect("a draw");
-            device
-                .poll(Instant::now() + Duration::from_secs(60))
-                .expect("a draw")
-        });
-        let Some(Output::Sampled(sampled)) = drawn else {
-            panic!("{drawn:?} instead of a token")
+        let step = SampleStep {
+            bias: &[(5, 1.0), (6, f32::NEG_INFINITY)],
+            allowed: Some(TokenSet(&[u32::MAX; 3])),
+            banned: &[7],
+            breakers: TokenSet(&[1 << 9]),
+            logprobs: Some(TOP_LOGPROBS_MAX),
+            ..SampleStep::new(params, uniform, &history[..position])
         };
-        history[position] = sampled.token;
+        let token = draw(device, step);
+        history[position] = token;
         let tokens = &history[position..][..1];
         assert_no_allocation("a score", || {
-            device.score(0, sampled.token, 20).expect("a score");
+            device.score(0, token, 20).expect("a score");
             device.poll(Instant::now()).expect("a score")
         });
         assert_no_allocation("a token", || {

@@ -17,9 +17,9 @@ NAMES = {-32700: "PARSE_ERROR", -32600: "INVALID_REQUEST", -32601: "METHOD_NOT_F
          -32603: "INTERNAL", 1001: "MODEL_LOAD_FAILED", 1003: "CONTEXT_OVERFLOW", 1006: "CUDA_ERROR"}
 FIELDS = {"prompt", "messages", "stream", "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty",
           "seed", "stop", "logprobs", "ignore_eos"}
-DEFAULTS = {"min_tokens": 0, "temperature": 1.0, "top_k": 0, "typical_p": 1.0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0,
-            "presence_penalty": 0.0, "frequency_penalty": 0.0, "penalty_last_n": -1}
-SAMPLING = {"max_tokens": 100, **DEFAULTS, "logit_bias_tokens": 0, "ignore_eos": False}
+SAMPLING = {"max_tokens": 100, "min_tokens": 0, "temperature": 1.0, "top_k": 0, "typical_p": 1.0, "top_p": 1.0, "min_p": 0.0,
+            "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "penalty_last_n": -1, "logit_bias_tokens": 0,
+            "ignore_eos": False}
 START = time.monotonic()
 
 queue, active, steps, seeds = [], None, 0, 0
@@ -59,10 +59,9 @@ def ready():
                              "notifications": ["progress", "ready", "started", "token", "fatal"]},
             "model": model,
             "memory": {"weights_bytes": 4, "kv_bytes": 4, "scratch_bytes": 4, "total_bytes": 12},
-            "defaults": DEFAULTS,
-            "limits": {"line_bytes": 16777216, "queue": 64, "context_length": 64, "max_tokens": 1048576,
-                       "logprobs": 20, "stop": 16, "stop_bytes": 256, "stop_token_ids": 64, "logit_bias": 1024,
-                       "tokenize_bytes": 1048576, "token_ids": 1048576}}
+            "defaults": {key: value for key, value in SAMPLING.items() if key not in ("max_tokens", "logit_bias_tokens", "ignore_eos")},
+            "limits": {"stop_token_ids": 64, "logit_bias": 1024, "line_bytes": 16777216, "queue": 64, "context_length": 64, "max_tokens": 1048576,
+                       "logprobs": 20, "stop": 16, "stop_bytes": 256, "tokenize_bytes": 1048576, "token_ids": 1048576}}
 
 
 def usage(job):

@@ -450,8 +450,8 @@ fn integers_are_integers() {
     );
 }
 
-/// Asserts that a field takes each of the first values, and refuses each of the others for one reason.
-fn range(field: &str, good: &[&str], bad: &[&str]) {
+/// A field of `generate` takes the good values and finds one fault with each of the bad ones.
+fn takes_and_refuses(field: &str, good: &[&str], bad: &[&str]) {
     let line = |value: &str| {
         format!(r#"{{"id":1,"method":"generate","params":{{"prompt":"a","{field}":{value}}}}}"#)
     };
@@ -460,6 +460,45 @@ fn range(field: &str, good: &[&str], bad: &[&str]) {
     }
     for value in bad {
         assert_eq!(faults(&refused(line(value))).len(), 1, "{field} {value}");
+    }
+}
+
+#[test]
+fn fields_of_objects_stay_in_their_ranges() {
+    for (field, good, bad) in [
+        (
+            "xtc",
+            vec![r#"{"probability":0}"#, r#"{"probability":1,"threshold":1}"#],
+            vec!["{}", r#"{"probability":1.1}"#, r#"{"probability":1,"p":1}"#],
+        ),
+        (
+            "dry",
+            vec![
+                r#"{"multiplier":0}"#,
+                r#"{"multiplier":1,"base":1,"allowed_length":1,"last_n":-1,"sequence_breakers":[]}"#,
+            ],
+            vec![
+                "{}",
+                r#"{"multiplier":-1}"#,
+                r#"{"multiplier":1,"base":0.9}"#,
+                r#"{"multiplier":1,"allowed_length":0}"#,
+                r#"{"multiplier":1,"last_n":-2}"#,
+                r#"{"multiplier":1,"sequence_breakers":[""]}"#,
+            ],
+        ),
+        (
+            "logit_bias",
+            vec!["{}", r#"{"5":100,"a":-100.0,"é":false}"#],
+            vec![
+                "[]",
+                r#"{"5":101}"#,
+                r#"{"5":-100.5}"#,
+                r#"{"5":true}"#,
+                r#"{"5":null}"#,
+            ],
+        ),
+    ] {
+        takes_and_refuses(field, &good, &bad);
     }
 }
 
@@ -507,46 +546,7 @@ fn numbers_stay_in_their_ranges_and_their_ends_are_in() {
         ("max_tokens", vec!["1", "1048576"], vec!["0"]),
         ("timeout_ms", vec!["1"], vec!["0"]),
     ] {
-        range(field, &good, &bad);
-    }
-}
-
-#[test]
-fn the_objects_of_sampling_have_their_ranges() {
-    for (field, good, bad) in [
-        (
-            "xtc",
-            vec![r#"{"probability":0}"#, r#"{"probability":1,"threshold":1}"#],
-            vec!["{}", r#"{"probability":1.1}"#, r#"{"probability":1,"p":1}"#],
-        ),
-        (
-            "dry",
-            vec![
-                r#"{"multiplier":0}"#,
-                r#"{"multiplier":1,"base":1,"allowed_length":1,"last_n":-1,"sequence_breakers":[]}"#,
-            ],
-            vec![
-                "{}",
-                r#"{"multiplier":-1}"#,
-                r#"{"multiplier":1,"base":0.9}"#,
-                r#"{"multiplier":1,"allowed_length":0}"#,
-                r#"{"multiplier":1,"last_n":-2}"#,
-                r#"{"multiplier":1,"sequence_breakers":[""]}"#,
-            ],
-        ),
-        (
-            "logit_bias",
-            vec!["{}", r#"{"5":100,"a":-100.0,"é":false}"#],
-            vec![
-                "[]",
-                r#"{"5":101}"#,
-                r#"{"5":-100.5}"#,
-                r#"{"5":true}"#,
-                r#"{"5":null}"#,
-            ],
-        ),
-    ] {
-        range(field, &good, &bad);
+        takes_and_refuses(field, &good, &bad);
     }
 }
 

@@ -61,8 +61,7 @@ fn fields_stand_in_the_order_of_the_documentation() {
     );
 }
 
-/// Sampling with numbers that are none.
-fn no_numbers() -> Sampling {
+fn sampling_without_numbers() -> Sampling {
     Sampling {
         max_tokens: 1,
         min_tokens: 0,
@@ -116,14 +115,13 @@ fn numbers_that_are_none_never_reach_the_wire() {
         predicted_per_second: -f64::NAN,
         ..Default::default()
     };
-    let sampling = no_numbers();
     let result = GenerateResult {
         finish_reason: FinishReason::Timeout,
         stop_reason: None,
         usage: Usage::new(3, 1, 2),
         timings,
         seed: u64::MAX,
-        sampling,
+        sampling: sampling_without_numbers(),
         tail: String::new(),
         text: None,
         logprobs: None,

@@ -13,7 +13,7 @@ pub struct BlockQ4_K {
     pub d: f16,
     /// The scale of the minima.
     pub dmin: f16,
-    /// `s` and `m` of 8 groups; see [`scale_and_minimum`].
+    /// `s` and `m` of 8 groups; see `scale_and_minimum`.
     pub scales: [u8; 12],
     /// Byte `32 * h + i` holds weight `64 * h + i` in its low and weight `64 * h + 32 + i` in its high four bits.
     pub qs: [u8; 128],

@@ -41,6 +41,7 @@ transcripts![
     "greedy",
     "seed",
     "sampling_at_its_bounds",
+    "sampling_stages",
     "sampling_out_of_bounds",
     "stop_string",
     "stop_string_that_does_not_come",

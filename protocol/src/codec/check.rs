@@ -138,7 +138,6 @@ impl Check {
         Ok(check)
     }
 
-    /// A word or a boolean that alone is taken.
     fn constant(&mut self, value: &Value) -> Result<(), String> {
         match value.as_bool() {
             Some(boolean) => {
@@ -456,7 +455,7 @@ impl Check {
         self.run_one_of(has, path, faults);
     }
 
-    /// The rule that of some fields exactly one is given.
+    /// Whether exactly one of some fields is there.
     fn run_one_of(&self, has: impl Fn(&String) -> bool, path: &Path<'_>, faults: &mut Faults) {
         let given: Vec<&str> = self
             .one_of_fields

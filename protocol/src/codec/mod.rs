@@ -378,30 +378,31 @@ pub fn encode_line(outgoing: &Outgoing, out: &mut Vec<u8>) {
             out,
         ),
         Outgoing::Error { id, error } => write(&ErrorLine { jsonrpc, id, error }, out),
-        Outgoing::Notification(notification) => {
-            let method = notification.method();
-            match notification {
-                Notification::Progress(params) => notify(method, params, out),
-                Notification::Ready(params) => notify(method, params, out),
-                Notification::Started(params) => notify(method, params, out),
-                Notification::PromptLogprobs(params) => notify(method, params, out),
-                Notification::Token(params) => notify(method, params, out),
-                Notification::Fatal(params) => notify(method, params, out),
-            }
-        }
+        Outgoing::Notification(notification) => encode_notification(notification, out),
     }
 }
 
-fn notify<P: Serialize>(method: &'static str, params: &P, out: &mut Vec<u8>) {
-    let jsonrpc = "2.0";
-    write(
-        &NotificationLine {
-            jsonrpc,
-            method,
-            params,
-        },
-        out,
-    );
+fn encode_notification(notification: &Notification, out: &mut Vec<u8>) {
+    fn line<P: Serialize>(method: &'static str, params: &P, out: &mut Vec<u8>) {
+        let jsonrpc = "2.0";
+        write(
+            &NotificationLine {
+                jsonrpc,
+                method,
+                params,
+            },
+            out,
+        );
+    }
+    let method = notification.method();
+    match notification {
+        Notification::Progress(params) => line(method, params, out),
+        Notification::Ready(params) => line(method, params, out),
+        Notification::Started(params) => line(method, params, out),
+        Notification::Token(params) => line(method, params, out),
+        Notification::PromptLogprobs(params) => line(method, params, out),
+        Notification::Fatal(params) => line(method, params, out),
+    }
 }
 
 fn write<T: Serialize>(line: &T, out: &mut Vec<u8>) {

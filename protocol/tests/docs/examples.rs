@@ -100,22 +100,20 @@ fn memory() -> Memory {
     }
 }
 
-fn capabilities() -> Capabilities {
-    let notifications = [
-        "progress",
-        "ready",
-        "started",
-        "prompt_logprobs",
-        "token",
-        "fatal",
-    ];
-    Capabilities {
-        methods: Method::ALL
-            .iter()
-            .map(|method| method.name().to_owned())
-            .collect(),
-        generate_fields: schema::generate_fields(),
-        notifications: notifications.map(str::to_owned).to_vec(),
+fn defaults() -> Defaults {
+    Defaults {
+        max_tokens: None,
+        timeout_ms: None,
+        min_tokens: 0,
+        temperature: 1.0,
+        top_k: 0,
+        typical_p: 1.0,
+        top_p: 1.0,
+        min_p: 0.0,
+        repetition_penalty: 1.0,
+        presence_penalty: 0.0,
+        frequency_penalty: 0.0,
+        penalty_last_n: -1,
     }
 }
 
@@ -128,7 +126,23 @@ fn ready() -> Ready {
             worker_id: Some("gpu-0".into()),
             pid: 4711,
         },
-        capabilities: capabilities(),
+        capabilities: Capabilities {
+            methods: Method::ALL
+                .iter()
+                .map(|method| method.name().to_owned())
+                .collect(),
+            generate_fields: schema::generate_fields(),
+            notifications: [
+                "progress",
+                "ready",
+                "started",
+                "prompt_logprobs",
+                "token",
+                "fatal",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
+        },
         model: Some(ModelInfo {
             name: "Smollm2 135M 8k Lc100K Mix1 Ep2".into(),
             architecture: "llama".into(),
@@ -143,20 +157,7 @@ fn ready() -> Ready {
             device: "cpu (avx512)".into(),
         }),
         memory: Some(memory()),
-        defaults: Defaults {
-            max_tokens: None,
-            timeout_ms: None,
-            min_tokens: 0,
-            temperature: 1.0,
-            top_k: 0,
-            typical_p: 1.0,
-            top_p: 1.0,
-            min_p: 0.0,
-            repetition_penalty: 1.0,
-            presence_penalty: 0.0,
-            frequency_penalty: 0.0,
-            penalty_last_n: -1,
-        },
+        defaults: defaults(),
         limits: Limits {
             line_bytes: limits::LINE_BYTES_MAX as u64,
             queue: 64,
@@ -411,75 +412,7 @@ fn greedy(max_tokens: u32) -> Sampling {
     }
 }
 
-/// What came of a request that was streamed and ended by itself.
-fn streamed() -> GenerateResult {
-    GenerateResult {
-        finish_reason: FinishReason::Stop,
-        stop_reason: Some(StopReason::Eos),
-        usage: Usage::new(5, 0, 8),
-        timings: timings(),
-        seed: 1_905_312_220_174_003,
-        sampling: greedy(16),
-        tail: String::new(),
-        text: None,
-        logprobs: None,
-        prompt_logprobs: None,
-        prompt_token_ids: None,
-        token_ids: None,
-    }
-}
-
-fn generate_results() -> Vec<Example> {
-    let result = |name, id, result: GenerateResult| {
-        example(
-            "GenerateResult",
-            name,
-            Kind::Result(Method::Generate, id),
-            result,
-        )
-    };
-    let streamed = streamed();
-    let top = TopLogprob {
-        token_id: 7042,
-        text: " Paris".into(),
-        logprob: -0.3125,
-    };
-    let entry = TokenLogprob {
-        token_id: 7042,
-        text: " Paris".into(),
-        logprob: -0.3125,
-        top_logprobs: vec![top],
-    };
-    let whole = GenerateResult {
-        finish_reason: FinishReason::Length,
-        stop_reason: Some(StopReason::MaxTokens),
-        usage: Usage::new(5, 4, 1),
-        sampling: greedy(1),
-        text: Some(" Paris".into()),
-        logprobs: Some(vec![entry]),
-        ..streamed.clone()
-    };
-    let stop_token = stop_token(&streamed);
-    let cancelled = GenerateResult {
-        finish_reason: FinishReason::Cancelled,
-        stop_reason: None,
-        usage: Usage::default(),
-        timings: Timings {
-            queue_ms: 812.5,
-            ..Default::default()
-        },
-        ..streamed.clone()
-    };
-    vec![
-        result("streamed", Id::Number(1), streamed),
-        result("whole", Id::Number(2), whole),
-        result("stop_token", Id::Number(3), stop_token),
-        result("cancelled", text_id("chat-7"), cancelled),
-    ]
-}
-
-/// What came of a request that ended with a stop token and asked for all that can be told.
-fn stop_token(streamed: &GenerateResult) -> GenerateResult {
+fn stop_token(streamed: GenerateResult) -> GenerateResult {
     GenerateResult {
         stop_reason: Some(StopReason::StopToken(28)),
         usage: Usage::new(3, 0, 2),
@@ -497,8 +430,74 @@ fn stop_token(streamed: &GenerateResult) -> GenerateResult {
         prompt_logprobs: Some(prompt_entries()),
         prompt_token_ids: Some(vec![504, 3575, 282]),
         token_ids: Some(vec![7042, 28]),
-        ..streamed.clone()
+        ..streamed
     }
+}
+
+fn paris() -> TokenLogprob {
+    let top = TopLogprob {
+        token_id: 7042,
+        text: " Paris".into(),
+        logprob: -0.3125,
+    };
+    TokenLogprob {
+        token_id: 7042,
+        text: " Paris".into(),
+        logprob: -0.3125,
+        top_logprobs: vec![top],
+    }
+}
+
+fn generate_results() -> Vec<Example> {
+    let result = |name, id, result: GenerateResult| {
+        example(
+            "GenerateResult",
+            name,
+            Kind::Result(Method::Generate, id),
+            result,
+        )
+    };
+    let streamed = GenerateResult {
+        finish_reason: FinishReason::Stop,
+        stop_reason: Some(StopReason::Eos),
+        usage: Usage::new(5, 0, 8),
+        timings: timings(),
+        seed: 1_905_312_220_174_003,
+        sampling: greedy(16),
+        tail: String::new(),
+        text: None,
+        logprobs: None,
+        prompt_logprobs: None,
+        prompt_token_ids: None,
+        token_ids: None,
+    };
+    let entry = paris();
+    let whole = GenerateResult {
+        finish_reason: FinishReason::Length,
+        stop_reason: Some(StopReason::MaxTokens),
+        usage: Usage::new(5, 4, 1),
+        sampling: greedy(1),
+        text: Some(" Paris".into()),
+        logprobs: Some(vec![entry]),
+        ..streamed.clone()
+    };
+    let stop_token = stop_token(streamed.clone());
+    let cancelled = GenerateResult {
+        finish_reason: FinishReason::Cancelled,
+        stop_reason: None,
+        usage: Usage::default(),
+        timings: Timings {
+            queue_ms: 812.5,
+            ..Default::default()
+        },
+        ..streamed.clone()
+    };
+    vec![
+        result("streamed", Id::Number(1), streamed),
+        result("whole", Id::Number(2), whole),
+        result("stop_token", Id::Number(3), stop_token),
+        result("cancelled", text_id("chat-7"), cancelled),
+    ]
 }
 
 /// The log-probabilities of a prompt of two tokens.
