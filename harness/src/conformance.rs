@@ -281,7 +281,14 @@ mod tests {
             assert!(all.contains(&wanted), "no transcript has {wanted}");
         }
         let definitions = Definitions::new();
-        for notification in ["progress", "ready", "started", "token", "fatal"] {
+        for notification in [
+            "progress",
+            "ready",
+            "started",
+            "prompt_logprobs",
+            "token",
+            "fatal",
+        ] {
             assert!(definitions.has_notification(notification) && all.contains(notification));
         }
     }

@@ -239,6 +239,7 @@ impl Rules {
                 lines::error_is_consistent(&params["error"])?;
             }
             "started" => self.started(params)?,
+            "prompt_logprobs" => self.running(params)?.prompt_logprobs(params, bytes)?,
             "token" => self.running(params)?.token(params, bytes)?,
             "progress" if params["phase"] == "prefill" => {
                 self.running(params)?.progress(params)?;

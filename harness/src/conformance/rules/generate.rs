@@ -13,6 +13,8 @@ pub struct Generate {
     tokens: u64,
     /// Prompt tokens that the last `progress` told.
     processed: u64,
+    /// Tokens of the prompt whose log-probabilities were told.
+    prompt_told: usize,
     /// A cancel was answered with `found` true.
     pub is_cancelled: bool,
 }
@@ -45,6 +47,21 @@ impl Generate {
             )
         })?;
         self.processed = processed;
+        Ok(())
+    }
+
+    pub fn prompt_logprobs(&mut self, params: &Value, bytes: usize) -> Result<(), Breach> {
+        let goes_on = self.is_started() && self.tokens == 0 && params["from"] == self.prompt_told;
+        hold(goes_on, Rule::StartedTokensResponse, || {
+            format!(
+                "a prompt_logprobs that is not between started and the first token, or does not go on where the last one ended: from {}",
+                params["from"]
+            )
+        })?;
+        hold(bytes < STREAM_LINE_BYTES_MAX, Rule::ShortLines, || {
+            format!("a prompt_logprobs is a line of {bytes} bytes")
+        })?;
+        self.prompt_told += params["entries"].as_array().map_or(0, Vec::len);
         Ok(())
     }
 
