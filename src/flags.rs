@@ -165,12 +165,6 @@ impl std::fmt::Display for DeviceChoice {
     }
 }
 
-/// What is said to a card, since this build knows none.
-pub fn no_card(number: u32) -> String {
-    let choice = DeviceChoice::Cuda(number);
-    format!("--device {choice} was given, but this build knows no CUDA device; use --device cpu")
-}
-
 /// Numbers of the KV cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum KvType {
@@ -206,6 +200,10 @@ impl Flags {
     pub fn load_options(&self, model: &Path) -> LoadOptions {
         LoadOptions {
             model: model.to_owned(),
+            target: match self.device {
+                None | Some(DeviceChoice::Cpu) => load::Target::Cpu,
+                Some(DeviceChoice::Cuda(number)) => load::Target::Cuda(number),
+            },
             context: self.ctx,
             kv: match self.kv_type {
                 KvType::F16 => load::KvType::F16,

@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 use worker_orcd::io;
-use worker_orcd::load::{FileLoad, LoadError};
+use worker_orcd::load::{FileLoad, HAS_CUDA, LoadError, no_card};
 use worker_orcd::worker::load_error;
 use worker_orcd_protocol::{Exit, schema};
 
-use crate::flags::{DeviceChoice, Flags, ModelChoice, no_card};
+use crate::flags::{DeviceChoice, Flags, ModelChoice};
 
 /// Tells what a flag asks for, and how the process then ends; `None` where it is to run.
 pub fn inspect(flags: &Flags) -> Option<Exit> {
@@ -34,7 +34,10 @@ pub fn inspect(flags: &Flags) -> Option<Exit> {
 fn check(load: &FileLoad, flags: &Flags) -> Result<Value, LoadError> {
     match flags.device {
         None | Some(DeviceChoice::Cpu) => {}
-        Some(DeviceChoice::Cuda(number)) => return Err(LoadError::NoDevice(no_card(number))),
+        Some(DeviceChoice::Cuda(number)) if !HAS_CUDA => {
+            return Err(LoadError::NoDevice(no_card(number)));
+        }
+        Some(DeviceChoice::Cuda(_)) => {}
     }
     let checked = load.check()?;
     let (model, memory) = (&checked.loaded.model, checked.loaded.device.memory());

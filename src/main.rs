@@ -15,7 +15,7 @@ use process::Process;
 use worker_orcd::io::{Io, ParentWatch, StrayOutput, TakeError, WatchError};
 use worker_orcd::limits;
 use worker_orcd::load::fake::{FakeLoad, FakeLoadOptions};
-use worker_orcd::load::{FileLoad, Load, LoadError, LoadStep};
+use worker_orcd::load::{FileLoad, HAS_CUDA, Load, LoadError, LoadStep, no_card};
 use worker_orcd::log::Level;
 use worker_orcd::worker::{Clock, ClockMode, Config, Connection, Worker};
 use worker_orcd_protocol::codec::encode_call;
@@ -91,15 +91,19 @@ fn load(flags: &Flags, model: &ModelChoice) -> Box<dyn Load> {
             };
             Box::new(FakeLoad::new(model.clone(), options))
         }
-        (ModelChoice::File(file), Some(DeviceChoice::Cpu)) => {
+        (ModelChoice::File(_), Some(DeviceChoice::Cuda(number))) if !HAS_CUDA => {
+            Box::new(Refused(no_card(number)))
+        }
+        (ModelChoice::File(file), Some(DeviceChoice::Cpu | DeviceChoice::Cuda(_))) => {
             Box::new(FileLoad::new(flags.load_options(file)))
         }
-        (ModelChoice::File(_), Some(DeviceChoice::Cuda(number))) => {
-            Box::new(Refused(flags::no_card(number)))
-        }
         (ModelChoice::File(_), None) => Box::new(Refused(
-            "no --device was given, and this build knows no CUDA device; use --device cpu to run on the processor"
-                .to_owned(),
+            if HAS_CUDA {
+                "no --device was given; use --device cuda:0 to run on the first card, --device cpu to run on the processor"
+            } else {
+                "no --device was given, and this build knows no CUDA device; use --device cpu to run on the processor"
+            }
+            .to_owned(),
         )),
     }
 }

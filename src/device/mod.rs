@@ -1,6 +1,8 @@
 //! What every backend can do. The worker drives a [`Device`] in slices of time and never learns which one it is.
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod fake;
 
 use std::time::Instant;
@@ -9,6 +11,15 @@ use crate::sampling::{SampleStep, Sampled, Scored};
 
 /// Positions a KV page holds.
 pub const PAGE_TOKENS: usize = 256;
+
+/// How keys and values are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvType {
+    /// 16-bit floats.
+    F16,
+    /// 32-bit floats.
+    F32,
+}
 
 /// A page of the device's KV pool. Who holds which page is written in page tables that no device owns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

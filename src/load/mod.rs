@@ -1,5 +1,6 @@
 //! Loading a model in pieces, so that `health` and `cancel` are answered meanwhile.
 
+mod device;
 pub mod fake;
 
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use crate::device::cpu::isa::Isa;
-use crate::device::cpu::{self, CpuDevice, CpuError, CpuOptions};
+use crate::device::cpu;
 use crate::device::{Device, DeviceError, LoadProgress, PAGE_TOKENS};
 use crate::gguf::{Gguf, Metadata};
 use crate::limits;
@@ -92,14 +93,18 @@ pub enum LoadError {
     Device(#[from] DeviceError),
 }
 
+pub use device::{HAS_CUDA, Target, no_card};
+
 /// How keys and values are stored.
-pub use crate::device::cpu::KvType;
+pub use crate::device::KvType;
 
 /// What the flags say of the model.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
     /// The GGUF file.
     pub model: PathBuf,
+    /// The device that it is loaded onto.
+    pub target: Target,
     /// Context in tokens; `None` takes the trained one, at most [`limits::CONTEXT_DEFAULT`].
     pub context: Option<usize>,
     /// How keys and values are stored.
@@ -339,23 +344,21 @@ impl FileLoad {
             device: String::new(),
         };
         let page_bytes = cpu::page_bytes(&plan, self.options.kv) as u64;
-        let options = CpuOptions {
-            context: pool_tokens(context, self.options.kv_bytes, page_bytes)?,
+        let parts = device::Parts {
+            pool_tokens: pool_tokens(context, self.options.kv_bytes, page_bytes)?,
             kv: self.options.kv,
-            isa: Isa::best(),
+            file: Box::new(map),
+            plan,
+            weights,
         };
-        let device =
-            CpuDevice::new(plan, weights, Box::new(map), options).map_err(|e| match e {
-                CpuError::Memory { bytes, .. } => LoadError::NoMemory {
-                    message: e.to_string(),
-                    required_bytes: bytes,
-                    available_bytes: 0,
-                },
-                CpuError::Unsupported(_) => self.bad_model(e),
+        let (device, device_name) =
+            device::open(self.options.target, parts).map_err(|e| match e {
+                LoadError::BadModel(problem) => self.bad_model(problem),
+                e => e,
             })?;
-        model.device = device.name();
+        model.device = device_name;
         Ok(Loaded {
-            device: Box::new(device),
+            device,
             tokenizer: Rc::new(tokenizer),
             template: template.map(Rc::new),
             model,

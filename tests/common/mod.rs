@@ -1,6 +1,8 @@
 //! What several test files share: where the real model is, and a cpu device over it.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod reference;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 

@@ -21,6 +21,7 @@ use half::f16;
 use self::isa::Isa;
 use self::kernels::{Kernels, padded};
 use self::program::{BUFS, Buf, Program, Stage};
+pub use super::KvType;
 use super::{
     Capacity, Device, DeviceError, LoadProgress, Memory, Output, PAGE_TOKENS, PageId, Rows, Step,
     check_pages, page_range,
@@ -37,15 +38,6 @@ const LOAD_PIECE_BYTES: usize = 1 << 20;
 
 /// Room for expanded weights, in values: 128 KiB stay in the second-level cache beside the activations.
 const EXPANDED_MAX: usize = 32 * 1024;
-
-/// How keys and values are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KvType {
-    /// 16-bit floats.
-    F16,
-    /// 32-bit floats.
-    F32,
-}
 
 /// How a cpu device is set up.
 #[derive(Clone, Copy, Debug)]

@@ -1,0 +1,61 @@
+// Mixture of experts: which experts a token goes to, and the sum of what they say.
+//
+// route: the n_used largest of a token's router logits (of equal ones the lower number), with weights
+//   softmax over the chosen ones (gating 0), or the softmax over all (1), or that divided by the chosen ones' sum (2); all times `scale`.
+// combine: x[t] += factor * sum_k weights[t][k] * y[t * n_used + k], k in order.
+// Shapes: logits (n_tokens, n_experts), ids and weights (n_tokens, n_used), y (n_tokens * n_used, width), x (n_tokens, width).
+#include "common.cuh"
+
+struct Route {
+    const float *logits;
+    const float *bias;  // (n_experts), added for the choice alone, or null
+    uint32_t *ids;
+    float *weights;
+    uint32_t n_experts, n_used, n_tokens;
+    uint32_t gating;
+    float scale;
+};
+
+// One warp a token.
+extern "C" __global__ void __launch_bounds__(32) route(const __grid_constant__ Route a) {
+    const uint32_t t = blockIdx.x, lane = threadIdx.x;
+    const float *logits = a.logits + (size_t)t * a.n_experts;
+    float largest = -INFINITY;
+    for (uint32_t e = lane; e < a.n_experts; e += WARP) largest = fmaxf(largest, logits[e]);
+    largest = warp_max(largest);
+    float all = 0.0f;
+    for (uint32_t e = lane; e < a.n_experts; e += WARP) all += expf(logits[e] - largest);
+    all = warp_sum(all);
+    uint32_t *ids = a.ids + (size_t)t * a.n_used;
+    float *weights = a.weights + (size_t)t * a.n_used, sum = 0.0f;
+    for (uint32_t k = 0; k < a.n_used; k++) {
+        float best = -INFINITY;
+        uint32_t which = 0xffffffffu;
+        for (uint32_t e = lane; e < a.n_experts; e += WARP) {
+            bool taken = false;
+            for (uint32_t j = 0; j < k; j++) taken |= ids[j] == e;
+            const float v = logits[e] + (a.bias ? a.bias[e] : 0.0f);
+            if (!taken && (v > best || which == 0xffffffffu)) best = v, which = e;
+        }
+        for (int d = 16; d > 0; d /= 2) {
+            const float other = __shfl_xor_sync(ALL, best, d);
+            const uint32_t other_which = __shfl_xor_sync(ALL, which, d);
+            if (other_which != 0xffffffffu && (which == 0xffffffffu || other > best || (other == best && other_which < which))) best = other, which = other_which;
+        }
+        const float w = expf(logits[which] - largest);
+        sum += w;
+        if (lane == 0) ids[k] = which, weights[k] = w;
+        __syncwarp();
+    }
+    const float divisor = a.gating == 1 ? all : sum;
+    __syncwarp();
+    for (uint32_t k = lane; k < a.n_used; k += WARP) weights[k] = weights[k] / divisor * a.scale;
+}
+
+extern "C" __global__ void combine(float *x, const float *y, const float *weights, uint32_t width, uint32_t n_used, float factor) {
+    const uint32_t c = blockIdx.x * blockDim.x + threadIdx.x, t = blockIdx.y;
+    if (c >= width) return;
+    float sum = 0.0f;
+    for (uint32_t k = 0; k < n_used; k++) sum = fmaf(weights[(size_t)t * n_used + k], y[((size_t)t * n_used + k) * width + c], sum);
+    x[(size_t)t * width + c] += factor * sum;
+}

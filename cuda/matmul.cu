@@ -1,0 +1,205 @@
+// Matrix times many vectors on the tensor cores: what a prompt is made of.
+//
+//   y[t][r] = epilogue( scales[t] * sum_c half(w[r][c]) * x[t][c] + bias[r] )
+//
+// Shapes: w (rows, cols) in planes; x (n_tokens, x_stride) f16 with its row scales, zero from `cols` to x_stride; y (n_tokens, rows) f32.
+// A block computes TILE_M rows for TILE_N tokens. Weights are decoded to f16 once a block, into shared memory, while the tensor cores work
+// on the columns before (m16n8k16, f32 accumulators). In pairs the tile's upper half are rows of the first segment, its lower half the
+// same rows of the second, and one warp holds both.
+// Bytes moved: the matrix once for every TILE_N tokens, from the second-level cache but for the first time; x once for every TILE_M rows.
+// The sum's order depends on the columns alone: a token's bits are the same whatever other tokens are in the step.
+#include "quant.cuh"
+
+#define TILE_M 128
+#define TILE_N 128
+#define THREADS 256
+
+struct TileSegment {
+    Planes planes;
+    float *out;         // (n_tokens, out_stride)
+    const float *bias;  // (rows), or null
+    uint32_t rows;
+    uint32_t out_stride;
+};
+
+enum Epilogue : uint32_t { SET = 0, ADD = 1, GATED = 2, PLAIN = 3 };
+
+struct Matmul {
+    TileSegment segments[3];
+    uint32_t n_segments;
+    uint32_t cols;  // padded
+    const __half *x;
+    const float *scales;  // (n_tokens)
+    uint32_t x_stride;    // a multiple of 128
+    uint32_t n_tokens;
+    uint32_t epilogue;
+    uint32_t activation;
+    float alpha, limit;
+    float scale;
+    float softcap;
+};
+
+__device__ __forceinline__ uint32_t shared_address(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
+
+__device__ __forceinline__ void ldmatrix4(uint32_t (&r)[4], const __half *p) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(p)));
+}
+
+__device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// Sixteen bytes from global to shared memory, or zeros.
+__device__ __forceinline__ void copy16(__half *to, const __half *from, bool there) {
+    const int bytes = there ? 16 : 0;
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes));
+}
+
+template <class F>
+struct Tile {
+    static constexpr int K = F::PAD == 7 ? 128 : 64;            // columns a pass: whole blocks or halves of one
+    static constexpr int PITCH = K + 8;                          // of a row in shared memory, in halves: no bank conflicts
+    static constexpr int ROW_UNITS = K / F::UNIT;                // units a row and pass
+    static constexpr int UNITS = TILE_M * ROW_UNITS / THREADS;   // units a thread
+    static constexpr int BYTES = 2 * (TILE_M + TILE_N) * PITCH * 2;
+};
+
+template <class F>
+__device__ __forceinline__ void matmul(const Matmul &a) {
+    typedef Tile<F> S;
+    extern __shared__ __align__(16) __half tiles[];
+    __half *wt = tiles, *xt = tiles + 2 * TILE_M * S::PITCH;
+    const bool pairs = a.epilogue == GATED;
+    const uint32_t step = pairs ? TILE_M / 2 : TILE_M;
+    uint32_t tile = blockIdx.y, segment = 0;
+    while (!pairs && segment + 1 < a.n_segments && tile >= (a.segments[segment].rows + step - 1) / step) {
+        tile -= (a.segments[segment].rows + step - 1) / step;
+        segment++;
+    }
+    const uint32_t row0 = tile * step, token0 = blockIdx.x * TILE_N;
+    const uint32_t units = a.cols / F::UNIT, passes = (a.cols + S::K - 1) / S::K;
+    const uint32_t thread = threadIdx.x, lane = thread % WARP, warp = thread / WARP;
+
+    typename F::Raw raw[S::UNITS];
+    auto place = [&](int i, uint32_t &row, uint32_t &j) {
+        const uint32_t k = thread + i * THREADS;
+        row = k / S::ROW_UNITS, j = k % S::ROW_UNITS;
+    };
+    auto load_w = [&](uint32_t pass) {
+#pragma unroll
+        for (int i = 0; i < S::UNITS; i++) {
+            uint32_t row, j;
+            place(i, row, j);
+            const TileSegment &s = a.segments[pairs ? row / (TILE_M / 2) : segment];
+            const uint32_t mine = min(row0 + (pairs ? row % (TILE_M / 2) : row), s.rows - 1);
+            const uint32_t u = min(pass * S::ROW_UNITS + j, units - 1);
+            raw[i] = F::load(s.planes, (size_t)mine * units + u);
+        }
+    };
+    auto store_w = [&](uint32_t pass) {
+        __half *to = wt + (pass & 1) * TILE_M * S::PITCH;
+#pragma unroll
+        for (int i = 0; i < S::UNITS; i++) {
+            uint32_t row, j;
+            place(i, row, j);
+            float w[F::UNIT];
+            F::decode(raw[i], w);
+            const bool there = pass * S::ROW_UNITS + j < units;
+#pragma unroll
+            for (int k = 0; k < F::UNIT; k += 8) {
+                uint4 v;
+                __half2 *h = (__half2 *)&v;
+#pragma unroll
+                for (int n = 0; n < 4; n++) h[n] = there ? __floats2half2_rn(w[k + 2 * n], w[k + 2 * n + 1]) : __half2half2(__half(0.0f));
+                *(uint4 *)(to + row * S::PITCH + F::column(j) + F::offset(k)) = v;
+            }
+        }
+    };
+    auto copy_x = [&](uint32_t pass) {
+        __half *to = xt + (pass & 1) * TILE_N * S::PITCH;
+#pragma unroll
+        for (int i = 0; i < TILE_N * S::K / 8 / THREADS; i++) {
+            const uint32_t k = thread + i * THREADS, row = k / (S::K / 8), c = k % (S::K / 8) * 8;
+            const bool there = token0 + row < a.n_tokens;
+            copy16(to + row * S::PITCH + c, a.x + (size_t)(there ? token0 + row : 0) * a.x_stride + pass * S::K + c, there);
+        }
+        asm volatile("cp.async.commit_group;");
+    };
+
+    float acc[2][8][4];
+#pragma unroll
+    for (int m = 0; m < 2; m++)
+#pragma unroll
+        for (int n = 0; n < 8; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) acc[m][n][i] = 0.0f;
+    const uint32_t wm = warp / 2 * 16, wn = warp % 2 * 64;
+
+    load_w(0);
+    copy_x(0);
+    store_w(0);
+    asm volatile("cp.async.wait_all;");
+    __syncthreads();
+    for (uint32_t pass = 0; pass < passes; pass++) {
+        const bool more = pass + 1 < passes;
+        if (more) {
+            load_w(pass + 1);
+            copy_x(pass + 1);
+        }
+        const __half *w = wt + (pass & 1) * TILE_M * S::PITCH, *x = xt + (pass & 1) * TILE_N * S::PITCH;
+#pragma unroll
+        for (int k = 0; k < S::K; k += 16) {
+            uint32_t wa[2][4];
+#pragma unroll
+            for (int m = 0; m < 2; m++) ldmatrix4(wa[m], w + (64 * m + wm + lane % 16) * S::PITCH + k + lane / 16 * 8);
+#pragma unroll
+            for (int n = 0; n < 8; n += 2) {
+                uint32_t xb[4];
+                ldmatrix4(xb, x + (wn + 8 * n + lane % 8 + lane / 16 * 8) * S::PITCH + k + lane / 8 % 2 * 8);
+#pragma unroll
+                for (int m = 0; m < 2; m++) {
+                    mma(acc[m][n], wa[m], xb[0], xb[1]);
+                    mma(acc[m][n + 1], wa[m], xb[2], xb[3]);
+                }
+            }
+        }
+        if (more) store_w(pass + 1);
+        asm volatile("cp.async.wait_all;");
+        __syncthreads();
+    }
+
+    // element i of a fragment: row lane / 4 + 8 (i / 2), token 2 (lane % 4) + i % 2
+#pragma unroll
+    for (int n = 0; n < 8; n++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const uint32_t t = token0 + wn + 8 * n + 2 * (lane % 4) + i % 2;
+            if (t >= a.n_tokens) continue;
+            const float xs = a.scales[t];
+#pragma unroll
+            for (int m = 0; m < 2; m++) {
+                if (pairs && m) continue;
+                const TileSegment &s = a.segments[segment];
+                const uint32_t r = row0 + 64 * m + wm + lane / 4 + 8 * (i / 2);
+                if (r >= s.rows) continue;
+                float y = acc[m][n][i] * xs + (s.bias ? s.bias[r] : 0.0f);
+                if (pairs) {
+                    const float up = acc[1][n][i] * xs + (a.segments[1].bias ? a.segments[1].bias[r] : 0.0f);
+                    y = gated(a.activation, y, up, a.alpha, a.limit);
+                } else if (a.epilogue == PLAIN) {
+                    y = activate(a.activation, y);
+                }
+                y *= a.scale;
+                if (a.softcap > 0.0f) y = a.softcap * tanhf(y / a.softcap);
+                float *to = s.out + (size_t)t * s.out_stride + r;
+                *to = a.epilogue == ADD ? *to + y : y;
+            }
+        }
+    }
+}
+
+#define INSTANCE(F) \
+    extern "C" __global__ void __launch_bounds__(THREADS) matmul_##F(const __grid_constant__ Matmul a) { matmul<F>(a); }
+FOR_EACH_TYPE(INSTANCE)

@@ -1,0 +1,476 @@
+// How weights lie in device memory and how they are decoded: one struct a tensor type, twins of src/quant/.
+//
+// A matrix is split at load (split.cu) into planes, so that reads are aligned: plane p of a matrix holds, block after block, row after row,
+// the bytes [offset, offset + bytes) of each block; which ones is told by `planes` in src/device/cuda/layout.rs and beside each struct here.
+//
+// A *unit* is what one lane decodes at once: UNIT weights, whose columns are column(u) + offset(i). Columns of activations in shared memory
+// are padded by four floats every 2^PAD columns, so that neighbouring lanes, which read neighbouring units, meet no bank conflict.
+// decode() gives the f32 value that the format defines, rounded as src/quant rounds it.
+#pragma once
+#include "common.cuh"
+
+#define MAX_PLANES 4
+
+struct Planes {
+    const u8 *p[MAX_PLANES];
+};
+
+// Integers 0..255 in the bytes of v, as floats minus `bias`: 0x4B000000 | b is 2^23 + b.
+template <int K>
+__device__ __forceinline__ float byte_to_float(uint32_t v, float bias) {
+    return __uint_as_float(__byte_perm(v, 0x4B000000u, 0x7440 + K)) - (8388608.0f + bias);
+}
+
+__device__ __forceinline__ void bytes_to_floats(uint32_t v, float bias, float *w) {
+    w[0] = byte_to_float<0>(v, bias);
+    w[1] = byte_to_float<1>(v, bias);
+    w[2] = byte_to_float<2>(v, bias);
+    w[3] = byte_to_float<3>(v, bias);
+}
+
+__device__ __forceinline__ float half_bits(uint32_t b) { return __half2float(__ushort_as_half((unsigned short)b)); }
+
+__device__ __forceinline__ uint32_t u32_at(const u8 *p, size_t byte) { return __ldg((const unsigned int *)(p + byte)); }
+__device__ __forceinline__ uint32_t u16_at(const u8 *p, size_t byte) { return __ldg((const unsigned short *)(p + byte)); }
+__device__ __forceinline__ uint2 u64_at(const u8 *p, size_t byte) { return __ldg((const uint2 *)(p + byte)); }
+__device__ __forceinline__ uint4 u128_at(const u8 *p, size_t byte) { return __ldg((const uint4 *)(p + byte)); }
+
+// Spreads the low four bits of v over bit `at` of four bytes.
+__device__ __forceinline__ uint32_t spread4(uint32_t v, int at) {
+    return ((v & 15u) * 0x00204081u & 0x01010101u) << at;
+}
+
+// ---- floats: units of 8 columns; rows are padded with zeros to a multiple of 32 -----------------------------------------------------
+
+struct F32 {
+    static constexpr int UNIT = 8, PAD = 5;
+    struct Raw {
+        uint4 a, b;
+    };
+    static __device__ __forceinline__ int column(int u) { return 8 * u; }
+    static constexpr __host__ __device__ int offset(int i) { return i; }
+    static __device__ __forceinline__ Raw load(const Planes &m, size_t u) { return {u128_at(m.p[0], u * 32), u128_at(m.p[0], u * 32 + 16)}; }
+    static __device__ __forceinline__ void decode(const Raw &r, float *w) {
+        w[0] = __uint_as_float(r.a.x), w[1] = __uint_as_float(r.a.y), w[2] = __uint_as_float(r.a.z), w[3] = __uint_as_float(r.a.w);
+        w[4] = __uint_as_float(r.b.x), w[5] = __uint_as_float(r.b.y), w[6] = __uint_as_float(r.b.z), w[7] = __uint_as_float(r.b.w);
+    }
+};
+
+struct F16 {
+    static constexpr int UNIT = 8, PAD = 5;
+    struct Raw {
+        uint4 a;
+    };
+    static __device__ __forceinline__ int column(int u) { return 8 * u; }
+    static constexpr __host__ __device__ int offset(int i) { return i; }
+    static __device__ __forceinline__ Raw load(const Planes &m, size_t u) { return {u128_at(m.p[0], u * 16)}; }
+    static __device__ __forceinline__ void decode(const Raw &r, float *w) {
+        const uint32_t v[4] = {r.a.x, r.a.y, r.a.z, r.a.w};
+#pragma unroll
+        for (int k = 0; k < 4; k++) w[2 * k] = half_bits(v[k] & 0xffffu), w[2 * k + 1] = half_bits(v[k] >> 16);
+    }
+};
+
+struct BF16 {
+    static constexpr int UNIT = 8, PAD = 5;
+    typedef F16::Raw Raw;
+    static __device__ __forceinline__ int column(int u) { return 8 * u; }
+    static constexpr __host__ __device__ int offset(int i) { return i; }
+    static __device__ __forceinline__ Raw load(const Planes &m, size_t u) { return F16::load(m, u); }
+    static __device__ __forceinline__ void decode(const Raw &r, float *w) {
+        const uint32_t v[4] = {r.a.x, r.a.y, r.a.z, r.a.w};
+#pragma unroll
+        for (int k = 0; k < 4; k++) w[2 * k] = __uint_as_float(v[k] << 16), w[2 * k + 1] = __uint_as_float(v[k] & 0xffff0000u);
+    }
+};
+
+// ---- blocks of 32: a unit is a block -------------------------------------------------------------------------------------------------
+
+struct Blocks32 {
+    static constexpr int UNIT = 32, PAD = 5;
+    static __device__ __forceinline__ int column(int u) { return 32 * u; }
+    static constexpr __host__ __device__ int offset(int i) { return i; }
+};
+
+// Planes: quants (16 bytes), d (2).
+struct Q4_0 : Blocks32 {
+    struct Raw {
+        uint4 q;
+        uint32_t d;
+    };
+    static __device__ __forceinline__ Raw load(const Planes &m, size_t u) { return {u128_at(m.p[0], u * 16), u16_at(m.p[1], u * 2)}; }
+    static __device__ __forceinline__ void decode(const Raw &r, float *w) {
+        const uint32_t q[4] = {r.q.x, r.q.y, r.q.z, r.q.w};
+        const float d = half_bits(r.d);
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            bytes_to_floats(q[k] & 0x0f0f0f0fu, 8.0f, w + 4 * k);
+            bytes_to_floats(q[k] >> 4 & 0x0f0f0f0fu, 8.0f, w + 16 + 4 * k);
+        }
+#pragma unroll
+        for (int i = 0; i < 32; i++) w[i] *= d;
+    }
+};
+
+// Planes: quants (16), d and m (4).
+struct Q4_1 : Blocks32 {
+    struct Raw {
+        uint4 q;
+        uint32_t dm;
+    };
+    static __device__ __forceinline__ Raw load(const Planes &m, size_t u) { return {u128_at(m.p[0], u * 16), u32_at(m.p[1], u * 4)}; }
+    static __device__ __forceinline__ void decode(const Raw &r, float *w) {
+        const uint32_t q[4] = {r.q.x, r.q.y, r.q.z, r.q.w};
+        const float d = half_bits(r.dm & 0xffffu), m = half_bits(r.dm >> 16);
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            bytes_to_floats(q[k] & 0x0f0f0f0fu, 0.0f, w + 4 * k);
+            bytes_to_floats(q[k] >> 4 & 0x0f0f0f0fu, 0.0f, w + 16 + 4 * k);
+        }
+#pragma unroll
+        for (int i = 0; i < 32; i++) w[i] = fmaf(w[i], d, m);
+    }
+};
+
+// The fifth bits of 32 weights are the bits of `high`.
+__device__ __forceinline__ void five_bits(const uint4 &low, uint32_t high, float bias, float *w) {
+    const uint32_t q[4] = {low.x, low.y, low.z, low.w};
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        bytes_to_floats((q[k] & 0x0f0f0f0fu) | spread4(high >> (4 * k), 4), bias, w + 4 * k);
+        bytes_to_floats((q[k] >> 4 & 0x0f0f0f0fu) | spread4(high >> (16 + 4 * k), 4), bias, w + 16 + 4 * k);
+    }
+}
+
+// Planes: quants (16), fifth bits (4), d (2).
+struct Q5_0 : Blocks32 {
+    struct Raw {
+        uint4 q;
+        uint32_t h, d;
+    };
+    static __device__ __forceinline__ Raw load(const Planes &m, size_t u) {
+        return {u128_at(m.p[0], u * 16), u32_at(m.p[1], u * 4), u16_at(m.p[2], u * 2)};
+    }
+    static __device__ __forceinline__ void decode(const Raw &r, float *w) {
+        const float d = half_bits(r.d);
+        five_bits(r.q, r.h, 16.0f, w);
+#pragma unroll
+        for (int i = 0; i < 32; i++) w[i] *= d;
+    }
+};
+
+// Planes: quants (16), fifth bits (4), d and m (4).
+struct Q5_1 : Blocks32 {
+    struct Raw {
+        uint4 q;
+        uint32_t h, dm;
+    };
+    static __device__ __forceinline__ Raw load(const Planes &m, size_t u) {
+        return {u128_at(m.p[0], u * 16), u32_at(m.p[1], u * 4), u32_at(m.p[2], u * 4)};
+    }
+    static __device__ __forceinline__ void decode(const Raw &r, float *w) {
+        const float d = half_bits(r.dm & 0xffffu), m = half_bits(r.dm >> 16);
+        five_bits(r.q, r.h, 0.0f, w);
+#pragma unroll
+        for (int i = 0; i < 32; i++) w[i] = fmaf(w[i], d, m);
+    }
+};
+
+// Planes: quants (32), d (2).
+struct Q8_0 : Blocks32 {
+    struct Raw {
+        uint4 a, b;
+        uint32_t d;
+    };
+    static __device__ __forceinline__ Raw load(const Planes &m, size_t u) {
+        return {u128_at(m.p[0], u * 32), u128_at(m.p[0], u * 32 + 16), u16_at(m.p[1], u * 2)};
+    }
+    static __device__ __forceinline__ void decode(const Raw &r, float *w) {
+        const uint32_t q[8] = {r.a.x, r.a.y, r.a.z, r.a.w, r.b.x, r.b.y, r.b.z, r.b.w};
+        const float d = half_bits(r.d);
+#pragma unroll
+        for (int k = 0; k < 8; k++) bytes_to_floats(q[k] ^ 0x80808080u, 128.0f, w + 4 * k);
+#pragma unroll
+        for (int i = 0; i < 32; i++) w[i] *= d;
+    }
+};
+
+// Sixteen signed bytes, 128 added to each, as four words; four nibbles of v are looked up at once.
+struct Table {
+    uint32_t t[4];
+};
+
+// The entries for the even nibbles (lookup(v)) and the odd ones (lookup(v >> 4)) of four bytes.
+__device__ __forceinline__ uint32_t lookup(const Table &t, uint32_t v) {
+    uint32_t selector = v & 0x0f0f0f0fu;
+    // gather the nibbles of four bytes into 16 bits: the selector of __byte_perm
+    selector = (selector | selector >> 4) & 0x00ff00ffu;
+    selector = (selector | selector >> 8) & 0xffffu;
+    const uint32_t low = __byte_perm(t.t[0], t.t[1], selector & 0x7777u);
+    const uint32_t high = __byte_perm(t.t[2], t.t[3], selector & 0x7777u);
+    // bit 3 of each nibble chooses: byte k of `low` is 0..3, of `high` 4..7
+    return __byte_perm(low, high, 0x3210u | (selector & 0x8888u) >> 1);
+}
+
+__device__ __forceinline__ void looked_up(const Table &t, const uint4 &quants, float *w) {
+    const uint32_t q[4] = {quants.x, quants.y, quants.z, quants.w};
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        bytes_to_floats(lookup(t, q[k]), 128.0f, w + 4 * k);
+        bytes_to_floats(lookup(t, q[k] >> 4), 128.0f, w + 16 + 4 * k);
+    }
+}
+
+// -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113, each plus 128.
+__device__ __forceinline__ Table iq4_table() { return {{0x3f2d1801u, 0x766a5d4fu, 0xa6998d81u, 0xf1d9c5b5u}}; }
+
+// Planes: quants (16), d (2).
+struct IQ4_NL : Blocks32 {
+    typedef Q4_0::Raw Raw;
+    static __device__ __forceinline__ Raw load(const Planes &m, size_t u) { return Q4_0::load(m, u); }
+    static __device__ __forceinline__ void decode(const Raw &r, float *w) {
+        const float d = half_bits(r.d);
+        looked_up(iq4_table(), r.q, w);
+#pragma unroll
+        for (int i = 0; i < 32; i++) w[i] *= d;
+    }
+};
+
+// Planes: quants (16), exponent (1). Values 0 1 2 3 4 6 8 12 and their negatives, times 2^(e - 128).
+struct MXFP4 : Blocks32 {
+    struct Raw {
+        uint4 q;
+        uint32_t e;
+    };
+    static __device__ __forceinline__ Raw load(const Planes &m, size_t u) { return {u128_at(m.p[0], u * 16), (uint32_t)__ldg(m.p[1] + u)}; }
+    static __device__ __forceinline__ float scale(uint32_t e) {
+        return __uint_as_float(e >= 2 ? (e - 1) << 23 : 0x00200000u << e);
+    }
+    static __device__ __forceinline__ void decode(const Raw &r, float *w) {
+        const Table t = {{0x83828180u, 0x8c888684u, 0x7d7e7f80u, 0x74787a7cu}};
+        const float d = scale(r.e);
+        looked_up(t, r.q, w);
+#pragma unroll
+        for (int i = 0; i < 32; i++) w[i] *= d;
+    }
+};
+
+// ---- blocks of 256 -------------------------------------------------------------------------------------------------------------------
+
+// Units of Q2_K, Q3_K and Q6_K: eight neighbours of each of four runs of 32, in one half of a block.
+struct FourRuns {
+    static constexpr int UNIT = 32, PAD = 7;
+    static __device__ __forceinline__ int column(int u) { return 128 * (u / 4) + 8 * (u % 4); }
+    static constexpr __host__ __device__ int offset(int i) { return 32 * (i / 8) + i % 8; }
+};
+
+// Planes: quants (64), scales (16), d and dmin (4).
+struct Q2_K : FourRuns {
+    struct Raw {
+        uint2 q, s;
+        uint32_t dm, i;
+    };
+    static __device__ __forceinline__ Raw load(const Planes &m, size_t u) {
+        const size_t block = u / 8, half = u % 8 / 4, i = u % 4;
+        return {u64_at(m.p[0], block * 64 + half * 32 + i * 8), u64_at(m.p[1], block * 16 + half * 8), u32_at(m.p[2], block * 4), (uint32_t)i};
+    }
+    static __device__ __forceinline__ void decode(const Raw &r, float *w) {
+        const float d = half_bits(r.dm & 0xffffu), dmin = half_bits(r.dm >> 16);
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const uint32_t s = (j < 2 ? r.s.x : r.s.y) >> (16 * (j % 2) + 8 * (r.i / 2));
+            const float ds = d * (float)(s & 15u), dm = dmin * (float)(s >> 4 & 15u);
+            bytes_to_floats(r.q.x >> (2 * j) & 0x03030303u, 0.0f, w + 8 * j);
+            bytes_to_floats(r.q.y >> (2 * j) & 0x03030303u, 0.0f, w + 8 * j + 4);
+#pragma unroll
+            for (int k = 0; k < 8; k++) w[8 * j + k] = fmaf(w[8 * j + k], ds, -dm);
+        }
+    }
+};
+
+// Planes: quants (64), third bits (32), scales (12), d (2).
+struct Q3_K : FourRuns {
+    struct Raw {
+        uint2 q, h;
+        uint32_t s0, s1, s2, d, u;
+    };
+    static __device__ __forceinline__ Raw load(const Planes &m, size_t u) {
+        const size_t block = u / 8, half = u % 8 / 4, i = u % 4;
+        return {u64_at(m.p[0], block * 64 + half * 32 + i * 8),
+                u64_at(m.p[1], block * 32 + i * 8),
+                u32_at(m.p[2], block * 12),
+                u32_at(m.p[2], block * 12 + 4),
+                u32_at(m.p[2], block * 12 + 8),
+                u16_at(m.p[3], block * 2),
+                (uint32_t)(u % 8)};
+    }
+    static __device__ __forceinline__ void decode(const Raw &r, float *w) {
+        const float d = half_bits(r.d);
+        const uint32_t half = r.u / 4, i = r.u % 4;
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            // group g of 16 weights: four bits in byte g % 8 (low halves, then high), two in byte 8 + g % 4
+            const uint32_t g = half * 8 + 2 * j + i / 2;
+            const uint32_t low = ((g % 8 < 4 ? r.s0 : r.s1) >> (8 * (g % 4)) >> (g / 8 * 4)) & 15u;
+            const uint32_t high = (r.s2 >> (8 * (g % 4)) >> (g / 4 * 2)) & 3u;
+            const float ds = d * ((float)(low | high << 4) - 32.0f);
+            const uint32_t bit = 4 * half + j;
+            bytes_to_floats((r.q.x >> (2 * j) & 0x03030303u) | (r.h.x >> bit & 0x01010101u) << 2, 4.0f, w + 8 * j);
+            bytes_to_floats((r.q.y >> (2 * j) & 0x03030303u) | (r.h.y >> bit & 0x01010101u) << 2, 4.0f, w + 8 * j + 4);
+#pragma unroll
+            for (int k = 0; k < 8; k++) w[8 * j + k] *= ds;
+        }
+    }
+};
+
+// Planes: low bits (128), high bits (64), scales (16), d (2).
+struct Q6_K : FourRuns {
+    struct Raw {
+        uint2 a, b, h, s;
+        uint32_t d, i;
+    };
+    static __device__ __forceinline__ Raw load(const Planes &m, size_t u) {
+        const size_t block = u / 8, half = u % 8 / 4, i = u % 4;
+        return {u64_at(m.p[0], block * 128 + half * 64 + i * 8),
+                u64_at(m.p[0], block * 128 + half * 64 + 32 + i * 8),
+                u64_at(m.p[1], block * 64 + half * 32 + i * 8),
+                u64_at(m.p[2], block * 16 + half * 8),
+                u16_at(m.p[3], block * 2),
+                (uint32_t)i};
+    }
+    static __device__ __forceinline__ void decode(const Raw &r, float *w) {
+        const float d = half_bits(r.d);
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const uint2 low = j % 2 ? r.b : r.a;
+            const uint32_t x = (low.x >> (4 * (j / 2)) & 0x0f0f0f0fu) | (r.h.x >> (2 * j) & 0x03030303u) << 4;
+            const uint32_t y = (low.y >> (4 * (j / 2)) & 0x0f0f0f0fu) | (r.h.y >> (2 * j) & 0x03030303u) << 4;
+            const int s = (int)((j < 2 ? r.s.x : r.s.y) >> (16 * (j % 2) + 8 * (r.i / 2)) << 24) >> 24;
+            const float ds = d * (float)s;
+            bytes_to_floats(x, 32.0f, w + 8 * j);
+            bytes_to_floats(y, 32.0f, w + 8 * j + 4);
+#pragma unroll
+            for (int k = 0; k < 8; k++) w[8 * j + k] *= ds;
+        }
+    }
+};
+
+// Units of Q4_K and Q5_K: sixteen neighbours of each of two runs of 32.
+struct TwoRuns {
+    static constexpr int UNIT = 32, PAD = 6;
+    static __device__ __forceinline__ int column(int u) { return 64 * (u / 2) + 16 * (u % 2); }
+    static constexpr __host__ __device__ int offset(int i) { return 32 * (i / 16) + i % 16; }
+};
+
+// d, dmin and twelve bytes of scales and minima, six bits each, as Q4_K and Q5_K hold them.
+struct SixBits {
+    float ds[2], dm[2];
+    // c: which 64 of the 256 weights
+    __device__ __forceinline__ SixBits(const uint4 &header, uint32_t c) {
+        const float d = half_bits(header.x & 0xffffu), dmin = half_bits(header.x >> 16);
+        uint32_t s, m;  // two bytes each: of group 2c and 2c + 1
+        if (c < 2) {
+            s = header.y >> (16 * c) & 0x3f3fu;
+            m = header.z >> (16 * c) & 0x3f3fu;
+        } else {
+            const uint32_t low = header.w >> (16 * (c - 2));
+            s = (low & 0x0f0fu) | (header.y >> (16 * (c - 2)) & 0xc0c0u) >> 2;
+            m = (low >> 4 & 0x0f0fu) | (header.z >> (16 * (c - 2)) & 0xc0c0u) >> 2;
+        }
+        ds[0] = d * (float)(s & 0xffu), ds[1] = d * (float)(s >> 8);
+        dm[0] = dmin * (float)(m & 0xffu), dm[1] = dmin * (float)(m >> 8);
+    }
+};
+
+// Planes: quants (128), d, dmin and scales (16).
+struct Q4_K : TwoRuns {
+    struct Raw {
+        uint4 q, h;
+        uint32_t c;
+    };
+    static __device__ __forceinline__ Raw load(const Planes &m, size_t u) {
+        return {u128_at(m.p[0], u * 16), u128_at(m.p[1], u / 8 * 16), (uint32_t)(u % 8 / 2)};
+    }
+    static __device__ __forceinline__ void decode(const Raw &r, float *w) {
+        const SixBits s(r.h, r.c);
+        const uint32_t q[4] = {r.q.x, r.q.y, r.q.z, r.q.w};
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            bytes_to_floats(q[k] & 0x0f0f0f0fu, 0.0f, w + 4 * k);
+            bytes_to_floats(q[k] >> 4 & 0x0f0f0f0fu, 0.0f, w + 16 + 4 * k);
+        }
+#pragma unroll
+        for (int i = 0; i < 32; i++) w[i] = fmaf(w[i], s.ds[i / 16], -s.dm[i / 16]);
+    }
+};
+
+// Planes: quants (128), fifth bits (32), d, dmin and scales (16).
+struct Q5_K : TwoRuns {
+    struct Raw {
+        uint4 q, f, h;
+        uint32_t c;
+    };
+    static __device__ __forceinline__ Raw load(const Planes &m, size_t u) {
+        return {u128_at(m.p[0], u * 16), u128_at(m.p[1], u / 8 * 32 + u % 2 * 16), u128_at(m.p[2], u / 8 * 16), (uint32_t)(u % 8 / 2)};
+    }
+    static __device__ __forceinline__ void decode(const Raw &r, float *w) {
+        const SixBits s(r.h, r.c);
+        const uint32_t q[4] = {r.q.x, r.q.y, r.q.z, r.q.w}, f[4] = {r.f.x, r.f.y, r.f.z, r.f.w};
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            const uint32_t fifth = f[k] >> (2 * r.c);
+            bytes_to_floats((q[k] & 0x0f0f0f0fu) | (fifth & 0x01010101u) << 4, 0.0f, w + 4 * k);
+            bytes_to_floats((q[k] >> 4 & 0x0f0f0f0fu) | (fifth >> 1 & 0x01010101u) << 4, 0.0f, w + 16 + 4 * k);
+        }
+#pragma unroll
+        for (int i = 0; i < 32; i++) w[i] = fmaf(w[i], s.ds[i / 16], -s.dm[i / 16]);
+    }
+};
+
+// Planes: quants (256), d (4). The file's sums of quants follow from them and are not kept.
+struct Q8_K : Blocks32 {
+    struct Raw {
+        uint4 a, b;
+        uint32_t d;
+    };
+    static __device__ __forceinline__ Raw load(const Planes &m, size_t u) {
+        return {u128_at(m.p[0], u * 32), u128_at(m.p[0], u * 32 + 16), u32_at(m.p[1], u / 8 * 4)};
+    }
+    static __device__ __forceinline__ void decode(const Raw &r, float *w) {
+        const uint32_t q[8] = {r.a.x, r.a.y, r.a.z, r.a.w, r.b.x, r.b.y, r.b.z, r.b.w};
+        const float d = __uint_as_float(r.d);
+#pragma unroll
+        for (int k = 0; k < 8; k++) bytes_to_floats(q[k] ^ 0x80808080u, 128.0f, w + 4 * k);
+#pragma unroll
+        for (int i = 0; i < 32; i++) w[i] *= d;
+    }
+};
+
+// Planes: quants (128), d, high and low bits of the scales (8).
+struct IQ4_XS : Blocks32 {
+    struct Raw {
+        uint4 q;
+        uint2 h;
+        uint32_t g;
+    };
+    static __device__ __forceinline__ Raw load(const Planes &m, size_t u) {
+        return {u128_at(m.p[0], u * 16), u64_at(m.p[1], u / 8 * 8), (uint32_t)(u % 8)};
+    }
+    static __device__ __forceinline__ void decode(const Raw &r, float *w) {
+        const uint32_t low = r.h.y >> (4 * r.g) & 15u, high = r.h.x >> 16 >> (2 * r.g) & 3u;
+        const float d = half_bits(r.h.x & 0xffffu) * ((float)(low | high << 4) - 32.0f);
+        looked_up(iq4_table(), r.q, w);
+#pragma unroll
+        for (int i = 0; i < 32; i++) w[i] *= d;
+    }
+};
+
+// Where a column of activations lies in shared memory.
+template <class F>
+__device__ __forceinline__ int padded(int column) {
+    return column + (column >> F::PAD << 2);
+}
+
+// Every tensor type, for instantiations; the names are those of `TensorType` in src/quant.
+#define FOR_EACH_TYPE(X) \
+    X(F32) X(F16) X(BF16) X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q8_0) X(Q2_K) X(Q3_K) X(Q4_K) X(Q5_K) X(Q6_K) X(Q8_K) X(IQ4_NL) X(IQ4_XS) X(MXFP4)

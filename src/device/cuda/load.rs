@@ -1,0 +1,144 @@
+//! Bringing the weights to the card: pieces of the mapped file are registered, copied and split into planes there.
+
+use std::time::Instant;
+
+use cudarc::driver::DriverError;
+
+use super::driver::Registered;
+use super::layout::MatrixLayout;
+use super::sizes::UPLOAD_BYTES;
+use super::{CudaDevice, DeviceError, LoadProgress};
+use crate::model::plan::{RopeOp, Shape, TensorId};
+use crate::model::spec::RopeScaling;
+
+/// Bytes of a page of the host's memory, and what copies are aligned to.
+const HOST_PAGE: usize = 4096;
+
+/// How far the upload is: a tensor, and the rows of it that are in place.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Upload {
+    tensor: usize,
+    rows: usize,
+    bytes: u64,
+}
+
+impl CudaDevice {
+    /// Uploads until `until`.
+    pub(super) fn upload_some(&mut self, until: Instant) -> Result<LoadProgress, DeviceError> {
+        let total = self.weights.total_bytes();
+        while self.upload.tensor < self.plan.tensors.len() {
+            let i = self.upload.tensor;
+            let done = match self.plan.tensors[i].shape {
+                Shape::Vector(len) => self.upload_vector(i, len)?,
+                Shape::Matrix(..) => self.upload_rows(i)?,
+            };
+            if done {
+                self.upload.tensor += 1;
+                self.upload.rows = 0;
+            }
+            if Instant::now() >= until {
+                break;
+            }
+        }
+        let processed = if self.upload.tensor == self.plan.tensors.len() {
+            total
+        } else {
+            self.upload.bytes.min(total.saturating_sub(1))
+        };
+        Ok(LoadProgress { processed, total })
+    }
+
+    /// Vectors are widened to f32 on the host: they are small.
+    fn upload_vector(&mut self, i: usize, len: usize) -> Result<bool, DeviceError> {
+        let weight = self.weights.get(TensorId(i));
+        let mut values = vec![0.0f32; len];
+        let bytes = self.file_bytes(weight.offset, weight.bytes)?;
+        weight
+            .kind
+            .dequantize(bytes, &mut values)
+            .map_err(|e| DeviceError::Step(format!("{}: {e}", self.plan.tensors[i].name)))?;
+        self.weights_buffer.write(self.sizes.tensors_at[i], bytemuck::cast_slice(&values))?;
+        self.upload.bytes += weight.bytes as u64;
+        Ok(true)
+    }
+
+    /// As many rows as fit in one piece; whether they were the last.
+    fn upload_rows(&mut self, i: usize) -> Result<bool, DeviceError> {
+        let Some(layout) = self.layouts[i].clone() else {
+            return Ok(true);
+        };
+        let weight = self.weights.get(TensorId(i));
+        let rows = (UPLOAD_BYTES / layout.file_row_bytes).max(1).min(layout.rows - self.upload.rows);
+        let bytes = rows * layout.file_row_bytes;
+        if bytes > UPLOAD_BYTES {
+            return Err(DeviceError::Step(format!(
+                "{}: a row of {bytes} bytes; at most {UPLOAD_BYTES} can be brought to a card at once",
+                self.plan.tensors[i].name
+            )));
+        }
+        self.stream.wait()?; // the piece before has been split
+        let piece = self.file_bytes(weight.offset + self.upload.rows * layout.file_row_bytes, bytes)?;
+        copy_piece(&self.scratch, piece)?;
+        self.split_rows(i, &layout, rows)?;
+        self.upload.rows += rows;
+        self.upload.bytes += bytes as u64;
+        Ok(self.upload.rows == layout.rows)
+    }
+
+    /// Deals the piece in the scratch memory out to the planes.
+    fn split_rows(&self, i: usize, layout: &MatrixLayout, rows: usize) -> Result<(), DriverError> {
+        let to = self.weights_buffer.at() + self.sizes.tensors_at[i] as u64;
+        for p in &layout.planes {
+            let (block_bytes, part) = p.source;
+            let blocks = rows * layout.file_row_bytes / block_bytes;
+            let at = to + (p.at + self.upload.rows * p.row_bytes) as u64;
+            let numbers = [block_bytes, part.offset, part.bytes, p.pitch];
+            self.kernels.split(&self.stream, (self.scratch.at(), at), blocks as u64, numbers)?;
+        }
+        Ok(())
+    }
+
+    /// The frequencies of the rotary embeddings, which are computed from what the file says.
+    pub(super) fn upload_frequencies(&mut self) -> Result<(), DeviceError> {
+        for (rope, at) in &self.sizes.ropes {
+            let values = self.rope_frequencies(rope)?;
+            self.weights_buffer.write(*at, bytemuck::cast_slice(&values))?;
+        }
+        Ok(())
+    }
+
+    fn rope_frequencies(&self, op: &RopeOp) -> Result<Vec<f32>, DeviceError> {
+        let dims = op.rope.dims;
+        let plain = |i: usize| f64::from(op.rope.base).powf(-((2 * i) as f64) / dims as f64) as f32;
+        let mut f: Vec<f32> = (0..dims / 2).map(plain).collect();
+        match (op.rope.scaling, op.factors) {
+            (RopeScaling::None, _) | (RopeScaling::Factors, None) => {}
+            (RopeScaling::Linear { factor }, _) => f.iter_mut().for_each(|f| *f /= factor),
+            (RopeScaling::Factors, Some(id)) => {
+                let mut factors = vec![0.0; f.len()];
+                self.weights_buffer.read(self.sizes.tensors_at[id.0], bytemuck::cast_slice_mut(&mut factors))?;
+                f.iter_mut().zip(factors).for_each(|(f, by)| *f /= by);
+            }
+        }
+        Ok(f)
+    }
+
+    fn file_bytes(&self, offset: usize, len: usize) -> Result<&[u8], DeviceError> {
+        let file = self.file.as_ref().map(|f| (**f).as_ref());
+        file.and_then(|f| f.get(offset..)?.get(..len))
+            .ok_or_else(|| DeviceError::Step("the model's file is shorter than it says".to_owned()))
+    }
+}
+
+/// Copies a piece of the file to the beginning of `to`. Whole pages are registered, so that the card reads them itself; where the system
+/// does not allow that, and at the edges, the driver copies.
+fn copy_piece(to: &super::driver::Buffer, piece: &[u8]) -> Result<(), DriverError> {
+    let head = piece.as_ptr().align_offset(HOST_PAGE).min(piece.len());
+    let whole = (piece.len() - head) / HOST_PAGE * HOST_PAGE;
+    let pages = &piece[head..head + whole];
+    let registered = if pages.is_empty() { None } else { Registered::pages(pages).ok() };
+    to.write(0, &piece[..head])?;
+    to.write(head, pages)?;
+    drop(registered);
+    to.write(head + whole, &piece[head + whole..])
+}

@@ -1,0 +1,510 @@
+//! The cuda device: one card, everything in its memory, the same plan as the cpu device.
+//!
+//! A step is enqueued in groups of operations, never more than about twenty milliseconds ahead, and `poll` asks an event. A step of one
+//! token is captured once, when the load is done, and replayed. Steps of up to [`ROWS_MAX`] tokens multiply in f32 and give each token the
+//! same bits whatever the others are; longer ones multiply in f16 on the tensor cores, with f32 sums.
+
+pub mod driver;
+pub mod launch;
+pub mod layout;
+mod load;
+mod ops;
+mod sizes;
+
+use std::time::{Duration, Instant};
+
+use cudarc::driver::{DriverError, sys};
+use half::f16;
+
+use self::driver::{Buffer, Context, Event, Graph, OpenError, Pinned, Stream, explain};
+use self::launch::{Kernels, StepHeader};
+use self::layout::MatrixLayout;
+use self::sizes::{Area, Sizes};
+use super::{
+    Capacity, Device, DeviceError, KvType, LoadProgress, Memory, Output, PAGE_TOKENS, PageId, Rows, Step,
+    check_pages, page_range,
+};
+use crate::model::plan::Plan;
+use crate::model::weights::Weights;
+use crate::sampling::{self, SampleStep, Sampled, Sampler, TopLogprobs};
+
+/// Most tokens a step holds: enough rows for the tensor cores, few enough that activations stay small.
+pub const STEP_TOKENS_MAX: usize = 1024;
+
+/// Most tokens that are multiplied as vectors, in f32; so many rows of logits are kept.
+pub const ROWS_MAX: usize = 8;
+
+/// The oldest card: Ampere.
+const CAPABILITY_MIN: (usize, usize) = (8, 0);
+
+/// How long a step must still take, at least, for `poll` to nap instead of spinning.
+const NAP: Duration = Duration::from_micros(100);
+
+/// How a cuda device is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct CudaOptions {
+    /// Number of the card.
+    pub ordinal: usize,
+    /// Tokens that the KV pool must hold; rounded up to whole pages.
+    pub context: usize,
+    /// How keys and values are stored.
+    pub kv: KvType,
+}
+
+/// Why a cuda device cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum CudaError {
+    /// There is no such card, or no driver.
+    #[error("--device cuda:{ordinal}: {source}")]
+    Open {
+        /// Asked for.
+        ordinal: usize,
+        /// Why not.
+        source: OpenError,
+    },
+    /// The card is too old.
+    #[error("--device cuda:{ordinal} is a {name} of compute capability {}.{}; 8.0 (Ampere) or newer is needed", .capability.0, .capability.1)]
+    TooOld {
+        /// Asked for.
+        ordinal: usize,
+        /// What it is called.
+        name: String,
+        /// Major and minor.
+        capability: (usize, usize),
+    },
+    /// It does not fit.
+    #[error("the model needs {required} bytes of device memory ({what}); {available} are free on {name}. A smaller --ctx or --kv-bytes needs less")]
+    Memory {
+        /// Bytes by kind, in words.
+        what: String,
+        /// Bytes wanted.
+        required: u64,
+        /// Bytes there are.
+        available: u64,
+        /// The card.
+        name: String,
+    },
+    /// A plan that these kernels cannot run.
+    #[error("the cuda device cannot run this model: {0}")]
+    Unsupported(String),
+    /// The driver failed.
+    #[error("the CUDA driver failed: {}", explain(.0))]
+    Driver(#[from] DriverError),
+}
+
+/// What is enqueued of the step under way.
+#[derive(Clone, Copy, Debug)]
+struct Flight {
+    rows: Rows,
+    tokens: usize,
+    /// The operation that is enqueued next; `ops.len()` when all are.
+    next_op: usize,
+    /// Which of the two events was recorded last, and how many are still to be waited for.
+    newest: usize,
+    flying: usize,
+}
+
+/// What `poll` has to do.
+enum Job {
+    Idle,
+    Forward(Flight),
+    /// Finished when it was asked for; waits to be fetched.
+    Done(Output),
+}
+
+/// Which rows of the last step there are logits of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Logits {
+    /// None.
+    Stale,
+    /// The last row's.
+    Last,
+    /// So many rows' can be had; those from `first` on lie in the buffer, at most [`ROWS_MAX`].
+    All { rows: usize, first: usize },
+}
+
+/// A model on a card. Fields are dropped in this order: the context goes last.
+pub struct CudaDevice {
+    plan: Plan,
+    weights: Weights,
+    file: Option<Box<dyn AsRef<[u8]>>>,
+    fingerprint: String,
+    name: String,
+    kv: KvType,
+    sizes: Sizes,
+    /// Where each tensor lies in the weights: its layout for matrices, nothing for vectors.
+    layouts: Vec<Option<MatrixLayout>>,
+    upload: load::Upload,
+    graph: Option<Graph>,
+    events: [Event; 2],
+    kernels: Kernels,
+    multiprocessors: usize,
+    weights_buffer: Buffer,
+    pool: Buffer,
+    scratch: Buffer,
+    staging: Pinned,
+    stream: Stream,
+    capacity: Capacity,
+    job: Job,
+    logits: Logits,
+    sampler: Sampler,
+    row: Vec<f32>, // (vocab)
+    context: Context,
+}
+
+/// A CUDA error during work: the context is of no use any more.
+fn lost(error: &DriverError) -> DeviceError {
+    DeviceError::Lost(explain(error))
+}
+
+impl From<DriverError> for DeviceError {
+    fn from(error: DriverError) -> Self {
+        lost(&error)
+    }
+}
+
+impl CudaDevice {
+    /// Opens the card and allocates everything that steps will need; the weights are brought in by `load_some`.
+    pub fn new(plan: Plan, weights: Weights, file: Box<dyn AsRef<[u8]>>, options: CudaOptions) -> Result<Self, CudaError> {
+        let CudaOptions { ordinal, context: tokens, kv } = options;
+        let sizes = Sizes::of(&plan, &weights, tokens, kv).map_err(CudaError::Unsupported)?;
+        let open = |source| CudaError::Open { ordinal, source };
+        let context = Context::open(ordinal).map_err(open)?;
+        let name = context.name()?;
+        check_capability(&context, ordinal, &name)?;
+        check_memory(&context, &sizes, &name)?;
+        use sys::CUdevice_attribute as Of;
+        let shared = context.attribute(Of::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        let mut kernels = Kernels::load(shared)?;
+        ops::prepare(&mut kernels, &plan, &weights, kv)?;
+        let fingerprint = weights.fingerprint(&plan, (*file).as_ref());
+        let layouts = sizes::layouts(&plan, &weights);
+        let capacity = Capacity { step_tokens_max: STEP_TOKENS_MAX, pages: sizes.pages, vocab: plan.n_vocab };
+        Ok(Self {
+            multiprocessors: context.attribute(Of::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            weights_buffer: Buffer::zeroed(sizes.weights_bytes)?,
+            pool: Buffer::zeroed(sizes.pool_bytes())?,
+            scratch: Buffer::zeroed(sizes.scratch_bytes)?,
+            staging: Pinned::zeroed(sizes.staging_bytes())?,
+            stream: Stream::new()?,
+            events: [Event::new()?, Event::new()?],
+            sampler: Sampler::new(plan.n_vocab),
+            row: vec![0.0; plan.n_vocab],
+            upload: load::Upload::default(),
+            graph: None,
+            job: Job::Idle,
+            logits: Logits::Stale,
+            plan,
+            weights,
+            file: Some(file),
+            fingerprint,
+            name,
+            kv,
+            sizes,
+            layouts,
+            kernels,
+            capacity,
+            context,
+        })
+    }
+
+    /// "NVIDIA H100 80GB HBM3".
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Bytes that a model takes on a card, by what they are for.
+    pub fn memory_plan(plan: &Plan, weights: &Weights, context: usize, kv: KvType) -> Result<Memory, CudaError> {
+        Sizes::of(plan, weights, context, kv).map(|s| s.memory()).map_err(CudaError::Unsupported)
+    }
+
+    /// Whether everything lies in plain memory of this card.
+    pub fn is_resident(&self) -> Result<bool, DeviceError> {
+        let mut all = true;
+        for buffer in [&self.weights_buffer, &self.pool, &self.scratch] {
+            all &= buffer.is_resident(&self.context)?;
+        }
+        Ok(all)
+    }
+
+    /// Sends the step's description to the card.
+    fn describe(&mut self, step: &Step<'_>) -> Result<(), DriverError> {
+        let at = self.scratch.at() + self.sizes.offset(Area::Step) as u64;
+        let pages_at = size_of::<StepHeader>();
+        let tokens_at = pages_at + self.sizes.pages * 4;
+        let header = StepHeader {
+            position: step.position as u32,
+            n_tokens: step.tokens.len() as u32,
+            tokens: at + tokens_at as u64,
+            pages: at + pages_at as u64,
+        };
+        let staging = self.staging.as_mut_slice();
+        staging[..pages_at].copy_from_slice(bytemuck::bytes_of(&header));
+        for (to, page) in staging[pages_at..tokens_at].chunks_exact_mut(4).zip(step.pages) {
+            to.copy_from_slice(&page.0.to_le_bytes());
+        }
+        for (to, token) in staging[tokens_at..].chunks_exact_mut(4).zip(step.tokens) {
+            to.copy_from_slice(&token.to_le_bytes());
+        }
+        self.staging.send(&self.stream, &self.scratch, tokens_at + step.tokens.len() * 4)
+    }
+
+    /// Enqueues operations until the step is enqueued or enough is in flight.
+    fn enqueue(&mut self, flight: &mut Flight) -> Result<(), DeviceError> {
+        while flight.next_op < self.plan.ops.len() && flight.flying < self.events.len() {
+            if let (1, Rows::Last, Some(graph)) = (flight.tokens, flight.rows, &self.graph) {
+                graph.launch(&self.stream)?;
+                flight.next_op = self.plan.ops.len();
+            } else {
+                flight.next_op = self.run_group(flight.next_op, flight.tokens, flight.rows)?;
+            }
+            flight.newest = 1 - flight.newest;
+            flight.flying += 1;
+            self.events[flight.newest].record(&self.stream)?;
+        }
+        Ok(())
+    }
+
+    /// Runs a step as far as it comes until `until`; whether it is done.
+    fn fly(&mut self, flight: &mut Flight, until: Instant) -> Result<bool, DeviceError> {
+        loop {
+            self.enqueue(flight)?;
+            let oldest = if flight.flying == 2 { 1 - flight.newest } else { flight.newest };
+            if self.events[oldest].is_done()? {
+                flight.flying -= 1;
+                if flight.flying == 0 && flight.next_op == self.plan.ops.len() {
+                    return Ok(true);
+                }
+                continue;
+            }
+            let now = Instant::now();
+            if now >= until {
+                return Ok(false);
+            }
+            if flight.tokens > ROWS_MAX && until - now > NAP {
+                std::thread::sleep(NAP); // a prompt takes milliseconds; spinning would only heat the core
+            } else {
+                std::hint::spin_loop();
+            }
+        }
+    }
+
+    /// Where a row's logits lie in device memory, after computing them where that was put off.
+    fn logits_at(&mut self, row: Option<usize>) -> Result<usize, DeviceError> {
+        let vocab_bytes = self.capacity.vocab * size_of::<f32>();
+        let base = self.sizes.offset(Area::Logits);
+        let rows = match self.logits {
+            Logits::Stale => 0,
+            Logits::Last => 1,
+            Logits::All { rows, .. } => rows,
+        };
+        let row = row.unwrap_or(rows.wrapping_sub(1));
+        if row >= rows {
+            return Err(DeviceError::Step(format!(
+                "there are no such logits: the last step asked for none or did not finish, or it has only {rows} rows of them"
+            )));
+        }
+        match self.logits {
+            Logits::Stale | Logits::Last => Ok(base),
+            Logits::All { rows, first } => {
+                let wanted = row / ROWS_MAX * ROWS_MAX;
+                if first != wanted {
+                    self.head_rows(wanted, ROWS_MAX.min(rows - wanted))?;
+                    self.logits = Logits::All { rows, first: wanted };
+                }
+                Ok(base + (row - wanted) * vocab_bytes)
+            }
+        }
+    }
+
+    /// Copies a row of logits to the host.
+    fn fetch_row(&mut self, row: Option<usize>) -> Result<(), DeviceError> {
+        let at = self.logits_at(row)?;
+        let bytes = self.capacity.vocab * size_of::<f32>();
+        self.staging.receive(&self.stream, &self.scratch, at, bytes)?;
+        self.stream.wait()?;
+        self.row.copy_from_slice(bytemuck::cast_slice(&self.staging.as_slice()[..bytes]));
+        Ok(())
+    }
+
+    /// The likeliest token, found on the card; `None` where a logit is no number: the host then says which.
+    fn likeliest(&mut self) -> Result<Option<u32>, DeviceError> {
+        let at = self.logits_at(None)?;
+        let base = self.scratch.at();
+        let parts = base + self.sizes.offset(Area::Choose) as u64;
+        let chosen_at = self.sizes.offset(Area::Chosen);
+        self.kernels.choose(&self.stream, base + at as u64, self.capacity.vocab as u32, (parts, base + chosen_at as u64))?;
+        self.staging.receive(&self.stream, &self.scratch, chosen_at, 8)?;
+        self.stream.wait()?;
+        let words: &[u32] = bytemuck::cast_slice(&self.staging.as_slice()[..8]);
+        Ok((words[1] == u32::MAX && words[0] != u32::MAX).then_some(words[0]))
+    }
+}
+
+/// Whether the likeliest token of the row as it is will be drawn.
+fn is_plainly_greedy(step: &SampleStep<'_>) -> bool {
+    let p = step.params;
+    let greedy = p.temperature <= 0.0;
+    let plain = p.repetition_penalty == 1.0 && p.presence_penalty == 0.0 && p.frequency_penalty == 0.0 && p.dry.is_none();
+    greedy && plain && step.bias.is_empty() && step.banned.is_empty() && step.allowed.is_none() && step.logprobs.is_none()
+}
+
+fn check_capability(context: &Context, ordinal: usize, name: &str) -> Result<(), CudaError> {
+    use sys::CUdevice_attribute as Of;
+    let capability = (
+        context.attribute(Of::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+        context.attribute(Of::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+    );
+    if capability < CAPABILITY_MIN {
+        return Err(CudaError::TooOld { ordinal, name: name.to_owned(), capability });
+    }
+    Ok(())
+}
+
+fn check_memory(context: &Context, sizes: &Sizes, name: &str) -> Result<(), CudaError> {
+    let (available, _) = context.memory()?;
+    let Memory { weights_bytes, kv_bytes, scratch_bytes } = sizes.memory();
+    let required = weights_bytes + kv_bytes + scratch_bytes;
+    if required <= available {
+        return Ok(());
+    }
+    let what = format!("{weights_bytes} of weights, {kv_bytes} of keys and values, {scratch_bytes} of scratch");
+    Err(CudaError::Memory { what, required, available, name: name.to_owned() })
+}
+
+impl Device for CudaDevice {
+    fn load_some(&mut self, until: Instant) -> Result<LoadProgress, DeviceError> {
+        let progress = self.upload_some(until)?;
+        if progress.processed == progress.total && self.graph.is_none() {
+            self.upload_frequencies()?;
+            self.file = None; // the mapping is not needed any more
+            if !self.is_resident()? {
+                return Err(DeviceError::Lost("the model's memory is not on the card".to_owned()));
+            }
+            self.capture()?;
+        }
+        Ok(progress)
+    }
+
+    fn forward(&mut self, step: Step<'_>) -> Result<(), DeviceError> {
+        step.check(&self.capacity)?;
+        self.stream.wait()?; // what an aborted step left, and the staging area that it read
+        self.logits = Logits::Stale;
+        self.describe(&step)?;
+        let mut flight = Flight { rows: step.rows, tokens: step.tokens.len(), next_op: 0, newest: 1, flying: 0 };
+        self.enqueue(&mut flight)?;
+        self.job = Job::Forward(flight);
+        Ok(())
+    }
+
+    fn sample(&mut self, step: SampleStep<'_>) -> Result<(), DeviceError> {
+        let chosen = if is_plainly_greedy(&step) { self.likeliest()? } else { None };
+        let sampled = match chosen {
+            Some(token) => Sampled { token, logprob: None, top: TopLogprobs::default() },
+            None => {
+                self.fetch_row(None)?;
+                self.sampler.sample(&self.row, &step).map_err(|e| DeviceError::Step(e.to_string()))?
+            }
+        };
+        self.job = Job::Done(Output::Sampled(sampled));
+        Ok(())
+    }
+
+    fn score(&mut self, row: usize, token: u32, top: usize) -> Result<(), DeviceError> {
+        self.fetch_row(Some(row))?;
+        let scored = sampling::score(&self.row, token, top).map_err(|e| DeviceError::Step(e.to_string()))?;
+        self.job = Job::Done(Output::Scored(scored));
+        Ok(())
+    }
+
+    fn poll(&mut self, until: Instant) -> Result<Option<Output>, DeviceError> {
+        match std::mem::replace(&mut self.job, Job::Idle) {
+            Job::Idle => Ok(None),
+            Job::Done(output) => Ok(Some(output)),
+            Job::Forward(mut flight) => {
+                if !self.fly(&mut flight, until)? {
+                    self.job = Job::Forward(flight);
+                    return Ok(None);
+                }
+                self.logits = match flight.rows {
+                    Rows::None => Logits::Stale,
+                    Rows::Last => Logits::Last,
+                    Rows::All if flight.tokens <= ROWS_MAX => Logits::All { rows: flight.tokens, first: 0 },
+                    Rows::All => Logits::All { rows: flight.tokens, first: usize::MAX },
+                };
+                Ok(Some(Output::Forwarded))
+            }
+        }
+    }
+
+    fn abort(&mut self) {
+        self.job = Job::Idle;
+    }
+
+    fn read_logits(&mut self, row: usize, out: &mut [f32]) {
+        match self.fetch_row(Some(row)) {
+            Ok(()) => out.copy_from_slice(&self.row),
+            Err(_) => out.fill(f32::NAN),
+        }
+    }
+
+    fn copy_page(&mut self, from: PageId, to: PageId) -> Result<(), DeviceError> {
+        check_pages(&[from, to], &self.capacity)?;
+        let size = self.page_bytes();
+        self.pool.copy_within(&self.stream, from.0 as usize * size, to.0 as usize * size, size)?;
+        Ok(())
+    }
+
+    fn page_bytes(&self) -> usize {
+        self.sizes.page_bytes()
+    }
+
+    fn read_page(&mut self, page: PageId, offset: usize, out: &mut [u8]) -> Result<(), DeviceError> {
+        let range = page_range(page, offset, out.len(), self.page_bytes(), &self.capacity)?;
+        self.stream.wait()?;
+        Ok(self.pool.read(range.start, out)?)
+    }
+
+    fn write_page(&mut self, page: PageId, offset: usize, bytes: &[u8]) -> Result<(), DeviceError> {
+        let range = page_range(page, offset, bytes.len(), self.page_bytes(), &self.capacity)?;
+        self.stream.wait()?;
+        Ok(self.pool.write(range.start, bytes)?)
+    }
+
+    fn state_id(&self) -> String {
+        let kv = match self.kv {
+            KvType::F16 => "f16",
+            KvType::F32 => "f32",
+        };
+        format!("{} {}, cuda pages of {kv}", self.plan.architecture, self.fingerprint)
+    }
+
+    fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
+    fn memory(&self) -> Memory {
+        self.sizes.memory()
+    }
+}
+
+/// Bytes of an element of the pool.
+fn element_bytes(kv: KvType) -> usize {
+    match kv {
+        KvType::F16 => size_of::<f16>(),
+        KvType::F32 => size_of::<f32>(),
+    }
+}
+
+/// How the kernels' names call the pool's elements.
+fn kv_name(kv: KvType) -> &'static str {
+    match kv {
+        KvType::F16 => "f16",
+        KvType::F32 => "f32",
+    }
+}
+
+/// Positions of all pages, for sizes.
+fn positions(pages: usize) -> usize {
+    pages * PAGE_TOKENS
+}

@@ -1,0 +1,258 @@
+//! What a model takes on a card, and where each part lies: computed from the plan before a card is touched, so that `--check` needs none.
+
+use super::launch::{CHOOSE_BLOCKS, SPLIT, StepHeader};
+use super::layout::{ALIGNMENT, MatrixLayout};
+use super::{KvType, Memory, PAGE_TOKENS, ROWS_MAX, STEP_TOKENS_MAX, element_bytes, positions};
+use crate::model::plan::{Op, Plan, RopeOp, Shape, TensorId};
+use crate::model::weights::Weights;
+
+/// Columns of f16 activations are padded with zeros to a multiple of this: a pass of `cuda/matmul.cu`.
+pub const HALF_COLS_STEP: usize = 128;
+
+/// Bytes of the file that are on the card at once while they are split.
+pub const UPLOAD_BYTES: usize = 64 << 20;
+
+/// A part of the scratch memory. Activations are f32 (tokens, width).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Area {
+    /// The step's header, pages and tokens.
+    Step,
+    /// Residual stream.
+    X,
+    /// Queries.
+    Q,
+    /// Keys of the step's tokens.
+    K,
+    /// Values of the step's tokens.
+    V,
+    /// Attention's output.
+    Heads,
+    /// Hidden layer.
+    Hidden,
+    /// Its second half, where the two cannot be joined at once.
+    Up,
+    /// A projection that is normalised before it is added.
+    Added,
+    /// Activations as f16, columns padded to [`HALF_COLS_STEP`].
+    Half,
+    /// Their rows' scales.
+    HalfScales,
+    /// Partial results of attention.
+    Partial,
+    /// Logits of [`ROWS_MAX`] rows.
+    Logits,
+    /// Partial results of the choice of a token.
+    Choose,
+    /// The token chosen.
+    Chosen,
+}
+
+const AREAS: usize = Area::Chosen as usize + 1;
+
+/// Widths of the activations, the widest of all layers.
+#[derive(Clone, Copy, Debug, Default)]
+struct Widths {
+    q: usize,
+    kv: usize,
+    hidden: usize,
+    cols: usize,
+    head: usize,
+    heads: usize,
+}
+
+/// Every size.
+#[derive(Clone, Debug)]
+pub struct Sizes {
+    /// Weights, split into planes.
+    pub weights_bytes: usize,
+    /// Where each tensor begins in the weights.
+    pub tensors_at: Vec<usize>,
+    /// Scratch, all areas.
+    pub scratch_bytes: usize,
+    /// The distinct rotary embeddings, and where their frequencies lie in the weights.
+    pub ropes: Vec<(RopeOp, usize)>,
+    /// Pages of the pool.
+    pub pages: usize,
+    /// Elements of a page, all layers together.
+    pub page_elements: usize,
+    /// Where each layer begins in a page, in elements.
+    pub layers_at: Vec<usize>,
+    element_bytes: usize,
+    areas: [usize; AREAS],
+    vocab: usize,
+}
+
+/// Width of a head in a page.
+pub const fn wide(head_dim: usize) -> usize {
+    head_dim.next_multiple_of(8)
+}
+
+/// Layouts of the plan's matrices; `None` for vectors.
+pub fn layouts(plan: &Plan, weights: &Weights) -> Vec<Option<MatrixLayout>> {
+    let of = |(i, decl): (usize, &crate::model::plan::TensorDecl)| match decl.shape {
+        Shape::Vector(_) => None,
+        Shape::Matrix(rows, cols) => Some(MatrixLayout::new(weights.get(TensorId(i)).kind, rows, cols)),
+    };
+    plan.tensors.iter().enumerate().map(of).collect()
+}
+
+impl Sizes {
+    /// Sizes for a pool of `context` tokens, or what these kernels cannot do.
+    pub fn of(plan: &Plan, weights: &Weights, context: usize, kv: KvType) -> Result<Self, String> {
+        let mut end = 0;
+        let mut take = |bytes: usize| {
+            let at = end;
+            end = (end + bytes).next_multiple_of(ALIGNMENT);
+            at
+        };
+        let layouts = layouts(plan, weights);
+        let tensors_at = plan
+            .tensors
+            .iter()
+            .zip(&layouts)
+            .map(|(decl, layout)| match (decl.shape, layout) {
+                (Shape::Vector(n), _) => take(n * 4),
+                (Shape::Matrix(..), Some(layout)) => take(layout.bytes),
+                (Shape::Matrix(..), None) => take(0),
+            })
+            .collect();
+        let ropes = ropes(plan).into_iter().map(|rope| {
+            let at = take(rope.rope.dims / 2 * 4);
+            (rope, at)
+        });
+        let ropes = ropes.collect();
+        let pages = context.div_ceil(PAGE_TOKENS);
+        let (page_elements, layers_at) = page_layout(plan);
+        let widths = widths(plan)?;
+        let (areas, scratch_bytes) = areas(plan, widths, pages);
+        Ok(Self {
+            weights_bytes: end,
+            tensors_at,
+            scratch_bytes,
+            ropes,
+            pages,
+            page_elements,
+            layers_at,
+            element_bytes: element_bytes(kv),
+            areas,
+            vocab: plan.n_vocab,
+        })
+    }
+
+    /// Where an area begins in the scratch memory.
+    pub fn offset(&self, area: Area) -> usize {
+        self.areas[area as usize]
+    }
+
+    /// Bytes of a page.
+    pub fn page_bytes(&self) -> usize {
+        self.page_elements * self.element_bytes
+    }
+
+    /// Bytes of the pool.
+    pub fn pool_bytes(&self) -> usize {
+        self.pages * self.page_bytes()
+    }
+
+    /// Bytes of page-locked memory on the host: a step's description, or a row of logits.
+    pub fn staging_bytes(&self) -> usize {
+        let step = size_of::<StepHeader>() + (self.pages + STEP_TOKENS_MAX) * 4;
+        step.max(self.vocab * 4)
+    }
+
+    /// Splits of the longest context.
+    pub fn splits(&self) -> usize {
+        positions(self.pages).div_ceil(SPLIT)
+    }
+
+    /// By kind.
+    pub fn memory(&self) -> Memory {
+        Memory {
+            weights_bytes: self.weights_bytes as u64,
+            kv_bytes: self.pool_bytes() as u64,
+            scratch_bytes: self.scratch_bytes as u64,
+        }
+    }
+}
+
+/// Distinct rotary embeddings, in the order of their first use.
+fn ropes(plan: &Plan) -> Vec<RopeOp> {
+    let mut all: Vec<RopeOp> = Vec::new();
+    for op in &plan.ops {
+        if let Op::AttnIn { rope, .. } = op
+            && !all.contains(rope)
+        {
+            all.push(rope.clone());
+        }
+    }
+    all
+}
+
+fn page_layout(plan: &Plan) -> (usize, Vec<usize>) {
+    let mut end = 0;
+    let at = plan.kv.iter().map(|kv| {
+        let begin = end;
+        end += kv.n_kv_heads * PAGE_TOKENS * 2 * wide(kv.head_dim);
+        begin
+    });
+    let at = at.collect();
+    (end, at)
+}
+
+/// Where the areas begin, and where the last one ends.
+fn areas(plan: &Plan, w: Widths, pages: usize) -> ([usize; AREAS], usize) {
+    let mut at = [0; AREAS];
+    let mut end = 0;
+    let mut area = |area: Area, bytes: usize| {
+        at[area as usize] = end;
+        end = (end + bytes).next_multiple_of(ALIGNMENT);
+    };
+    let tokens = STEP_TOKENS_MAX;
+    area(Area::Step, size_of::<StepHeader>() + (pages + tokens) * 4);
+    area(Area::X, tokens * plan.n_embd * 4);
+    area(Area::Q, tokens * w.q * 4);
+    area(Area::K, tokens * w.kv * 4);
+    area(Area::V, tokens * w.kv * 4);
+    area(Area::Heads, tokens * w.q * 4);
+    area(Area::Hidden, tokens * w.hidden * 4);
+    area(Area::Up, tokens * w.hidden * 4);
+    area(Area::Added, tokens * plan.n_embd * 4);
+    area(Area::Half, tokens * w.cols.next_multiple_of(HALF_COLS_STEP) * 2);
+    area(Area::HalfScales, tokens * 4);
+    let splits = positions(pages).div_ceil(SPLIT);
+    area(Area::Partial, ROWS_MAX * w.heads * splits * (wide(w.head) + 2) * 4);
+    area(Area::Logits, ROWS_MAX * plan.n_vocab * 4);
+    area(Area::Choose, CHOOSE_BLOCKS as usize * 12);
+    area(Area::Chosen, 8);
+    // while the model is brought in, pieces of the file lie where the activations will be
+    (at, end.max(UPLOAD_BYTES + ALIGNMENT))
+}
+
+fn widths(plan: &Plan) -> Result<Widths, String> {
+    let mut w = Widths { cols: plan.n_embd, ..Widths::default() };
+    for op in &plan.ops {
+        match op {
+            Op::AttnIn { q, k, .. } => {
+                w.q = w.q.max(q.rows);
+                w.kv = w.kv.max(k.rows);
+                w.cols = w.cols.max(q.rows);
+            }
+            Op::Attend { n_heads, head_dim, n_kv_heads, .. } => {
+                w.head = w.head.max(*head_dim);
+                w.heads = w.heads.max(*n_heads);
+                let group = n_heads / n_kv_heads;
+                if group > 16 || wide(*head_dim) > 1024 {
+                    return Err(format!(
+                        "{group} query heads for each key head of width {head_dim}; at most 16 and 1024 are possible"
+                    ));
+                }
+            }
+            Op::FfnIn { gate, .. } => {
+                w.hidden = w.hidden.max(gate.rows);
+                w.cols = w.cols.max(gate.rows);
+            }
+            Op::Embed { .. } | Op::AttnOut { .. } | Op::FfnOut { .. } | Op::Head { .. } => {}
+        }
+    }
+    Ok(w)
+}

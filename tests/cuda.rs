@@ -1,0 +1,185 @@
+//! The cuda device against the cpu device, and against the reference. Without a card every test says SKIP; `WORKER_ORCD_NO_CARD` unset.
+#![cfg(feature = "cuda")]
+
+#[path = "common/gguf_writer.rs"]
+mod gguf_writer;
+#[path = "common/mod.rs"]
+mod common;
+#[path = "common/tiny_llama.rs"]
+mod tiny_llama;
+
+use std::time::{Duration, Instant};
+
+use common::reference::{Bounds, Figures, cases};
+use tiny_llama::{Head, TinyLlama};
+use worker_orcd::device::cpu::CpuOptions;
+use worker_orcd::device::cpu::isa::Isa;
+use worker_orcd::device::cuda::{CudaDevice, CudaError, CudaOptions};
+use worker_orcd::device::{Device, KvType, PageId, Rows, Step};
+use worker_orcd::model::{arch, lower, weights::Weights};
+use worker_orcd::quant::TensorType;
+use worker_orcd::sampling::{SampleStep, SamplingParams};
+
+/// A loaded device over a file on the first card; `None`, loudly, where there is no card.
+fn device(bytes: Vec<u8>, context: usize, kv: KvType) -> Option<CudaDevice> {
+    let gguf = worker_orcd::gguf::parse(&bytes).expect("a GGUF file");
+    let plan = lower::lower(&arch::spec(&gguf).expect("a known architecture"));
+    let weights = Weights::claim(&plan, &gguf).expect("every tensor");
+    let options = CudaOptions { ordinal: 0, context, kv };
+    let mut device = match CudaDevice::new(plan, weights, Box::new(bytes), options) {
+        Ok(device) => device,
+        Err(e @ CudaError::Open { .. }) => {
+            common::say(&format!("SKIP: {e}"));
+            return None;
+        }
+        Err(e) => panic!("{e}"),
+    };
+    loop {
+        let progress = device.load_some(Instant::now() + Duration::from_secs(60)).expect("a load");
+        if progress.processed == progress.total {
+            return Some(device);
+        }
+    }
+}
+
+fn tokens(n: u32, vocab: usize) -> Vec<u32> {
+    (0..n).map(|i| (i * i * 7 + i * 3 + 5) % vocab as u32).collect()
+}
+
+/// The largest difference, as a share of the largest logit.
+fn difference(ours: &[Vec<f32>], theirs: &[Vec<f32>]) -> f32 {
+    assert_eq!(ours.len(), theirs.len());
+    let largest = theirs.iter().flatten().fold(0.0f32, |m, v| m.max(v.abs()));
+    let pairs = ours.iter().flatten().zip(theirs.iter().flatten());
+    pairs.fold(0.0f32, |m, (a, b)| if a.is_nan() { f32::INFINITY } else { m.max((a - b).abs()) }) / largest
+}
+
+fn shapes() -> Vec<(String, TinyLlama)> {
+    let of = TinyLlama::new;
+    let mut all: Vec<(String, TinyLlama)> = TensorType::ALL.iter().map(|k| (k.name().to_owned(), of(*k))).collect();
+    all.push(("group of 1, heads of 64".into(), TinyLlama { n_heads: 2, n_kv_heads: 2, head_dim: 64, rope_dims: 64, ..of(TensorType::Q8_0) }));
+    all.push(("group of 4, heads of 128".into(), TinyLlama { n_heads: 8, n_kv_heads: 2, head_dim: 128, rope_dims: 128, ..of(TensorType::Q4_K) }));
+    all.push(("group of 7, heads of 96".into(), TinyLlama { n_heads: 7, n_kv_heads: 1, head_dim: 96, rope_dims: 48, ..of(TensorType::Q6_K) }));
+    all.push(("heads of 256".into(), TinyLlama { n_heads: 4, n_kv_heads: 1, head_dim: 256, rope_dims: 256, head: Head::Tied, ..of(TensorType::Q5_0) }));
+    all.push(("odd widths".into(), TinyLlama { n_embd: 33, n_ff: 75, n_kv_heads: 3, head_dim: 10, rope_dims: 2, ..of(TensorType::F32) }));
+    all.push(("odd widths in f16".into(), TinyLlama { n_embd: 50, n_ff: 75, head: Head::Tied, ..of(TensorType::F16) }));
+    static MIXED: [TensorType; TensorType::ALL.len()] = TensorType::ALL;
+    all.push(("all types".into(), TinyLlama { matrices: &MIXED, n_layers: 4, ..of(TensorType::Q4_K) }));
+    all
+}
+
+#[test]
+fn says_what_the_cpu_says_in_pieces_of_any_size() {
+    for (name, shape) in shapes() {
+        let tokens = tokens(513, shape.n_vocab);
+        let options = CpuOptions { context: 768, kv: KvType::F32, isa: Isa::best() };
+        let theirs = common::forward(&mut common::cpu_device(shape.file(), options), &tokens, 0, 64, Rows::All);
+        for kv in [KvType::F32, KvType::F16] {
+            let Some(mut device) = device(shape.file(), 768, kv) else {
+                return;
+            };
+            for piece in [1, 2, 5, 8, 9, 130, 513] {
+                let ours = common::forward(&mut device, &tokens, 0, piece, Rows::All);
+                let off = difference(&ours, &theirs);
+                let bound = match (kv, piece) {
+                    (KvType::F32, 1..=8) => 2e-5,
+                    (KvType::F16, 1..=8) => 2e-3,
+                    _ => 4e-3, // f16 products
+                };
+                common::say(&format!("{name}, {kv:?}, pieces of {piece}: {off:.1e}"));
+                assert!(off <= bound, "{name}, {kv:?}, pieces of {piece}: off by {off:e} of the largest logit");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_has_the_same_bits_whatever_the_others() {
+    for (name, shape) in shapes() {
+        let tokens = tokens(300, shape.n_vocab);
+        let Some(mut device) = device(shape.file(), 512, KvType::F16) else {
+            return;
+        };
+        let one = common::forward(&mut device, &tokens, 0, 1, Rows::All);
+        for piece in [2, 3, 8] {
+            let many = common::forward(&mut device, &tokens, 0, piece, Rows::All);
+            assert!(one == many, "{name}: pieces of {piece}");
+        }
+        let long = common::forward(&mut device, &tokens, 0, 300, Rows::All);
+        let longer = [common::forward(&mut device, &tokens[..150], 0, 150, Rows::All), common::forward(&mut device, &tokens[150..], 150, 150, Rows::All)].concat();
+        assert!(long == longer, "{name}: a prompt in one piece and in two");
+        assert!(one == common::forward(&mut device, &tokens, 0, 1, Rows::Last), "{name}: the captured step");
+    }
+}
+
+#[test]
+fn pages_may_lie_anywhere_and_move() {
+    let shape = TinyLlama::new(TensorType::Q4_K);
+    let tokens = tokens(300, shape.n_vocab);
+    let Some(mut device) = device(shape.file(), 1280, KvType::F16) else {
+        return;
+    };
+    let straight = common::forward(&mut device, &tokens, 0, 1, Rows::Last);
+    let run = |device: &mut CudaDevice, pages: &[PageId], from: usize| -> Vec<f32> {
+        for (i, token) in tokens.iter().enumerate().skip(from) {
+            device.forward(Step { pages, tokens: &[*token], position: i, rows: Rows::Last }).expect("a step");
+            while device.poll(Instant::now() + Duration::from_secs(9)).expect("a step").is_none() {}
+        }
+        let mut out = vec![0.0; device.capacity().vocab];
+        device.read_logits(0, &mut out);
+        out
+    };
+    assert_eq!(run(&mut device, &[PageId(4), PageId(2)], 0), straight[299]);
+    device.copy_page(PageId(4), PageId(1)).expect("a copy");
+    let mut bytes = vec![0; device.page_bytes()];
+    device.read_page(PageId(2), 0, &mut bytes).expect("bytes");
+    device.write_page(PageId(3), 0, &bytes).expect("bytes");
+    assert_eq!(run(&mut device, &[PageId(1), PageId(3)], 299), straight[299]);
+    assert!(device.is_resident().expect("an answer"));
+}
+
+#[test]
+fn draws_what_the_logits_say() {
+    let shape = TinyLlama::new(TensorType::Q8_0);
+    let tokens = tokens(20, shape.n_vocab);
+    let Some(mut device) = device(shape.file(), 256, KvType::F16) else {
+        return;
+    };
+    for n in 1..tokens.len() {
+        let logits = common::forward(&mut device, &tokens[..n], 0, 64, Rows::Last).remove(0);
+        let likeliest = (0..logits.len()).rev().max_by(|a, b| logits[*a].total_cmp(&logits[*b])).expect("a token");
+        let greedy = SamplingParams::GREEDY;
+        device.sample(SampleStep::new(&greedy, 0.5, &tokens)).expect("a draw");
+        let Some(worker_orcd::device::Output::Sampled(drawn)) = device.poll(Instant::now()).expect("a draw") else {
+            panic!("nothing was drawn");
+        };
+        assert_eq!(drawn.token, likeliest as u32);
+    }
+}
+
+#[test]
+fn the_real_model_says_what_the_reference_says() {
+    let Some(path) = common::model_path() else {
+        return;
+    };
+    let Some(mut device) = device(std::fs::read(path).expect("the model's file"), 512, KvType::F16) else {
+        return;
+    };
+    let (mut prefilled, mut decoded) = (Figures::default(), Figures::default());
+    for case in cases() {
+        let all: Vec<u32> = case.prompt.iter().chain(&case.generated[..case.generated.len() - 1]).copied().collect();
+        let first = case.prompt.len() - 1;
+        let whole = common::forward(&mut device, &all, 0, 512, Rows::All);
+        for (logits, reference) in whole[first..].iter().zip(&case.top) {
+            prefilled.add(logits, reference);
+        }
+        common::forward(&mut device, &case.prompt[..first], 0, 1, Rows::None);
+        let stepwise = common::forward(&mut device, &all[first..], first, 1, Rows::Last);
+        for (logits, reference) in stepwise.iter().zip(&case.top) {
+            decoded.add(logits, reference);
+        }
+    }
+    let bounds = Bounds { top1_min: 0.995, delta_max: 0.01, weighted_max: 1e-3 };
+    prefilled.check("prefilled whole", bounds);
+    decoded.check("decoded step by step", bounds);
+}
