@@ -60,13 +60,14 @@ mod bench {
     pub fn main() -> anyhow::Result<()> {
         let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
         let Some(path) = arguments.first() else {
-            eprintln!("usage: cargo bench --features cuda --bench cuda -- MODEL");
+            eprintln!("usage: cargo bench --features cuda --bench cuda -- MODEL [prefill|decode]");
             return Ok(());
         };
         let (mut device, size) = open(path, 8448)?;
         let tokens: Vec<u32> = (0..8192u32).map(|i| 100 + i * 37 % 1000).collect();
         let chunk = device.capacity().step_tokens_max;
-        for n in [512, 2048, 8192] {
+        let only = arguments.get(1).map_or("", String::as_str);
+        for n in [512, 2048, 8192].into_iter().filter(|_| only != "decode") {
             let mut times = Vec::new();
             for _ in 0..4 {
                 let begin = Instant::now();
@@ -77,7 +78,7 @@ mod bench {
             }
             println!("{path}: prefill {n}: {:.0} tok/s", n as f64 / median(times));
         }
-        for depth in [16, 4096] {
+        for depth in [16, 4096].into_iter().filter(|_| only != "prefill") {
             for rows in [1, 2, 4, 8] {
                 let wanted = if rows == 1 { Rows::Last } else { Rows::All };
                 let mut times = Vec::new();

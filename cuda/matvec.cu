@@ -5,7 +5,8 @@
 // Shapes: w (rows, cols) in planes; x (n_tokens, width) f32, width <= cols, zeros beyond; y (n_tokens, rows) f32.
 // Bytes moved: the matrix once, whatever the number of tokens; x once a block, from the second-level cache.
 // One warp computes R rows at a time; a lane decodes units lane, lane + 32, ... of each and multiplies them in that order, then the lanes
-// are added as a butterfly. So the bits of y[t][r] depend on x[t] and row r alone: not on T, not on R, not on the grid.
+// are added as a butterfly. Block formats are integers: x is brought to 16 bits under a scale for each 32 columns, the products of integers
+// are exact, and each group's is scaled and added in f32. Floats are multiplied as floats. So the bits of y[t][r] depend on x[t] and row r alone: not on T, not on R, not on the grid.
 // The first weights are asked for before x is normalised; each unit's successor before it is used.
 #include "quant.cuh"
 
@@ -43,37 +44,203 @@ struct Matvec {
     uint32_t slots_a_token;   // x of slot s is x[s / slots_a_token]
 };
 
-// Copies x, normalised, to shared memory: (n_tokens, stride), columns at padded<F>().
+// Thirty-two activations as integers of 16 bits, scale * (256 hi + lo), each half a signed byte, and the sums of the sixteens. 80 bytes a
+// block: neighbouring lanes, which read neighbouring blocks, meet no bank conflict.
+struct __align__(16) XBlock {
+    uint4 hi[2], lo[2];
+    float scale;
+    int sum[2];
+    int unused;
+};
+
+struct Moments {
+    float mean, factor;
+};
+
+__device__ __forceinline__ float4 load4(const float *row, uint32_t c, uint32_t width) {
+    if (c + 4 <= width && (width & 3) == 0) return *(const float4 *)(row + c);
+    return make_float4(c < width ? row[c] : 0.0f, c + 1 < width ? row[c + 1] : 0.0f, c + 2 < width ? row[c + 2] : 0.0f, c + 3 < width ? row[c + 3] : 0.0f);
+}
+
+__device__ __forceinline__ Moments moments(const Matvec &a, const float *row, float *room) {
+    Moments m = {0.0f, 1.0f};
+    if (a.norm == NORM_LAYER) {
+        float sum = 0.0f;
+#pragma unroll 4
+        for (uint32_t c = 4 * threadIdx.x; c < a.width; c += 4 * blockDim.x) {
+            const float4 v = load4(row, c, a.width);
+            sum += (v.x + v.y) + (v.z + v.w);
+        }
+        m.mean = block_sum(sum, room) / (float)a.width;
+    }
+    if (a.norm != NORM_NONE) {
+        float squares = 0.0f;
+#pragma unroll 4
+        for (uint32_t c = 4 * threadIdx.x; c < a.width; c += 4 * blockDim.x) {
+            const float4 v = load4(row, c, a.width);
+            const float d[4] = {v.x - m.mean, v.y - m.mean, v.z - m.mean, v.w - m.mean};
+#pragma unroll
+            for (int i = 0; i < 4; i++) squares = c + i < a.width ? fmaf(d[i], d[i], squares) : squares;
+        }
+        m.factor = 1.0f / sqrtf(block_sum(squares, room) / (float)a.width + a.eps);
+    }
+    return m;
+}
+
+__device__ __forceinline__ float4 normed(const Matvec &a, const Moments &m, const float *row, uint32_t c) {
+    float4 v = load4(row, c, a.width);
+    if (a.norm != NORM_NONE) {
+        const float4 w = load4(a.norm_weight, c, a.width);
+        v.x = (v.x - m.mean) * m.factor * w.x, v.y = (v.y - m.mean) * m.factor * w.y;
+        v.z = (v.z - m.mean) * m.factor * w.z, v.w = (v.w - m.mean) * m.factor * w.w;
+    }
+    if (a.norm_bias) {
+        const float4 b = load4(a.norm_bias, c, a.width);
+        v.x += b.x, v.y += b.y, v.z += b.z, v.w += b.w;
+    }
+    return v;
+}
+
+// Four neighbours of a block of 32, which eight lanes hold together.
+__device__ __forceinline__ void store_ints(XBlock *blocks, uint32_t c, float4 v) {
+    float most = fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w)));
+#pragma unroll
+    for (int d = 1; d < 8; d *= 2) most = fmaxf(most, __shfl_xor_sync(ALL, most, d));
+    const float inverse = most > 0.0f ? 32512.0f / most : 0.0f;
+    const int x[4] = {__float2int_rn(v.x * inverse), __float2int_rn(v.y * inverse), __float2int_rn(v.z * inverse), __float2int_rn(v.w * inverse)};
+    uint32_t hi = 0, lo = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const int h = (x[i] + 128) >> 8;
+        hi |= (uint32_t)(h & 255) << (8 * i), lo |= (uint32_t)((x[i] - 256 * h) & 255) << (8 * i);
+    }
+    int sum = (x[0] + x[1]) + (x[2] + x[3]);
+    sum += __shfl_xor_sync(ALL, sum, 1);
+    sum += __shfl_xor_sync(ALL, sum, 2);
+    XBlock &to = blocks[c / 32];
+    const uint32_t k = c % 32 / 4;
+    ((uint32_t *)to.hi)[k] = hi, ((uint32_t *)to.lo)[k] = lo;
+    if (k % 4 == 0) to.sum[k / 4] = sum;
+    if (k == 0) to.scale = most / 32512.0f;
+}
+
+// Brings x, normalised, to shared memory: as integers for block formats; as floats, columns at padded<F>(), for the others.
 template <class F>
 __device__ void stage_x(const Matvec &a, const float *x, uint32_t n_tokens, int stride, float *xs, float *room) {
+    // whole warps stay together, since they exchange their largest values: 128 columns a warp
+    const uint32_t end = (a.cols + 127) / 128 * 128;
     for (uint32_t t = 0; t < n_tokens; t++) {
         const float *row = x + (size_t)t * a.x_stride;
-        float *to = xs + t * stride;
-        float mean = 0.0f, factor = 1.0f;
-        if (a.norm == NORM_LAYER) {
-            float sum = 0.0f;
-            for (uint32_t c = threadIdx.x; c < a.width; c += blockDim.x) sum += row[c];
-            mean = block_sum(sum, room) / (float)a.width;
-        }
-        if (a.norm != NORM_NONE) {
-            float squares = 0.0f;
-            for (uint32_t c = threadIdx.x; c < a.width; c += blockDim.x) {
-                const float v = row[c] - mean;
-                squares = fmaf(v, v, squares);
+        const Moments m = moments(a, row, room);
+#pragma unroll 4
+        for (uint32_t c = 4 * threadIdx.x; c < end; c += 4 * blockDim.x) {
+            const float4 v = normed(a, m, row, c);
+            if constexpr (F::GROUPS > 0) {
+                store_ints((XBlock *)(xs + t * stride), c, v);
+            } else if (c < a.cols) {
+                *(float4 *)(xs + t * stride + padded<F>(c)) = v;
             }
-            factor = 1.0f / sqrtf(block_sum(squares, room) / (float)a.width + a.eps);
-        }
-        for (uint32_t c = threadIdx.x; c < a.cols; c += blockDim.x) {
-            float v = 0.0f;
-            if (c < a.width) {
-                v = row[c];
-                if (a.norm != NORM_NONE) v = (v - mean) * factor * a.norm_weight[c];
-                if (a.norm_bias) v += a.norm_bias[c];
-            }
-            to[padded<F>(c)] = v;
         }
     }
     __syncthreads();
+}
+
+// One unit of R rows times T tokens.
+template <class F, int T, int R>
+__device__ __forceinline__ void multiply_floats(const Matvec &a, const typename F::Raw (&raw)[R], int u, const float *xs, int stride, float (&acc)[R][T]) {
+    const float *x = xs + padded<F>(F::column(u));
+#pragma unroll
+    for (int r = 0; r < R; r++) {
+        float w[F::UNIT];
+        F::decode(raw[r], w);
+#pragma unroll
+        for (int t = 0; t < T; t++) {
+            if (T > 1 && t >= a.n_tokens) break;
+#pragma unroll
+            for (int i = 0; i < F::UNIT; i += 4) {
+                const float4 v = *(const float4 *)(x + t * stride + F::offset(i));
+                acc[r][t] = fmaf(w[i], v.x, acc[r][t]);
+                acc[r][t] = fmaf(w[i + 1], v.y, acc[r][t]);
+                acc[r][t] = fmaf(w[i + 2], v.z, acc[r][t]);
+                acc[r][t] = fmaf(w[i + 3], v.w, acc[r][t]);
+            }
+        }
+    }
+}
+
+// The integers of a unit's columns: eight words of each half, a scale for each group, and their sums.
+template <class F>
+struct XUnit {
+    uint32_t hi[8], lo[8];
+    float scale[F::GROUPS];
+    int sum[F::GROUPS];
+
+    __device__ __forceinline__ void whole(int at, const uint4 &h, const uint4 &l) {
+        hi[at] = h.x, hi[at + 1] = h.y, hi[at + 2] = h.z, hi[at + 3] = h.w;
+        lo[at] = l.x, lo[at + 1] = l.y, lo[at + 2] = l.z, lo[at + 3] = l.w;
+    }
+
+    __device__ __forceinline__ XUnit(const XBlock *blocks, int u) {
+        if constexpr (F::GROUPS == 1) {
+            const XBlock &b = blocks[u];
+            whole(0, b.hi[0], b.lo[0]), whole(4, b.hi[1], b.lo[1]);
+            scale[0] = b.scale;
+            if constexpr (F::MINS) sum[0] = b.sum[0] + b.sum[1];
+        } else if constexpr (F::GROUPS == 2) {
+#pragma unroll
+            for (int g = 0; g < 2; g++) {
+                const XBlock &b = blocks[u / 2 * 2 + g];
+                whole(4 * g, b.hi[u % 2], b.lo[u % 2]);
+                scale[g] = b.scale, sum[g] = b.sum[u % 2];
+            }
+        } else {
+#pragma unroll
+            for (int g = 0; g < 4; g++) {
+                const XBlock &b = blocks[u / 4 * 4 + g];
+                const uint2 h = ((const uint2 *)b.hi)[u % 4], l = ((const uint2 *)b.lo)[u % 4];
+                hi[2 * g] = h.x, hi[2 * g + 1] = h.y, lo[2 * g] = l.x, lo[2 * g + 1] = l.y;
+                scale[g] = b.scale;
+                if constexpr (F::MINS) {
+                    const int ones = 0x01010101, high = __dp4a((int)h.x, ones, __dp4a((int)h.y, ones, 0));
+                    sum[g] = 256 * high + __dp4a((int)l.x, ones, __dp4a((int)l.y, ones, 0));
+                }
+            }
+        }
+    }
+};
+
+template <class F, int T, int R>
+__device__ __forceinline__ void multiply_ints(const Matvec &a, const typename F::Raw (&raw)[R], int u, const float *xs, int stride, float (&acc)[R][T]) {
+    constexpr int WORDS = 8 / F::GROUPS;
+#pragma unroll
+    for (int t = 0; t < T; t++) {
+        if (T > 1 && t >= a.n_tokens) break;
+        const XUnit<F> x((const XBlock *)(xs + t * stride), u);
+#pragma unroll
+        for (int r = 0; r < R; r++) {
+            uint32_t q[8];
+            float d[F::GROUPS], m[F::GROUPS];
+            F::ints(raw[r], q);
+            F::scales(raw[r], d, m);
+#pragma unroll
+            for (int g = 0; g < F::GROUPS; g++) {
+                int hi = 0, lo = 0;
+#pragma unroll
+                for (int k = g * WORDS; k < (g + 1) * WORDS; k++) {
+                    hi = __dp4a((int)q[k], (int)x.hi[k], hi);
+                    lo = __dp4a((int)q[k], (int)x.lo[k], lo);
+                }
+                acc[r][t] = fmaf(d[g] * x.scale[g], (float)(256 * hi + lo), acc[r][t]);
+                if constexpr (F::MINS) acc[r][t] = fmaf(-m[g] * x.scale[g], (float)x.sum[g], acc[r][t]);
+            }
+        }
+    }
+}
+
+// Floats that a token's x takes in shared memory.
+template <class F>
+__device__ __forceinline__ int shared_stride(uint32_t cols) {
+    return F::GROUPS > 0 ? (int)((cols + 127) / 128 * 4 * (sizeof(XBlock) / 4)) : padded<F>((int)cols) + 4;
 }
 
 __device__ __forceinline__ float finish(const Matvec &a, float y) {
@@ -87,7 +254,7 @@ __device__ __forceinline__ void matvec(const Matvec &a) {
     __shared__ float room[32];
     const uint32_t lane = threadIdx.x % WARP, warps = gridDim.x * (blockDim.x / WARP);
     const uint32_t units = a.cols / F::UNIT, passes = (units + WARP - 1) / WARP;
-    const int stride = padded<F>((int)a.cols) + 4;
+    const int stride = shared_stride<F>(a.cols);
     const bool pairs = a.epilogue == GATED;
     const uint32_t slot = blockIdx.y, expert = a.experts ? a.experts[slot] : 0;
 
@@ -145,23 +312,10 @@ __device__ __forceinline__ void matvec(const Matvec &a) {
 
         const uint32_t u = pass * WARP + lane;
         if (u < units) {
-            const float *x = xs + padded<F>(F::column(u));
-#pragma unroll
-            for (int r = 0; r < R; r++) {
-                float w[F::UNIT];
-                F::decode(now[r], w);
-#pragma unroll
-                for (int t = 0; t < T; t++) {
-                    if (T > 1 && t >= a.n_tokens) break;
-#pragma unroll
-                    for (int i = 0; i < F::UNIT; i += 4) {
-                        const float4 v = *(const float4 *)(x + t * stride + F::offset(i));
-                        acc[r][t] = fmaf(w[i], v.x, acc[r][t]);
-                        acc[r][t] = fmaf(w[i + 1], v.y, acc[r][t]);
-                        acc[r][t] = fmaf(w[i + 2], v.z, acc[r][t]);
-                        acc[r][t] = fmaf(w[i + 3], v.w, acc[r][t]);
-                    }
-                }
+            if constexpr (F::GROUPS > 0) {
+                multiply_ints<F, T, R>(a, now, u, xs, stride, acc);
+            } else {
+                multiply_floats<F, T, R>(a, now, u, xs, stride, acc);
             }
         }
 

@@ -5,7 +5,8 @@
 //
 // A *unit* is what one lane decodes at once: UNIT weights, whose columns are column(u) + offset(i). Columns of activations in shared memory
 // are padded by four floats every 2^PAD columns, so that neighbouring lanes, which read neighbouring units, meet no bank conflict.
-// decode() gives the f32 value that the format defines, rounded as src/quant rounds it.
+// decode() gives the f32 value that the format defines, rounded as src/quant rounds it. The block formats are integers under scales, and
+// ints() and scales() give those apart: weight i of a unit is scale(g) * q[i] - min(g), g = i / (UNIT / GROUPS), q in four bytes a word.
 #pragma once
 #include "common.cuh"
 
@@ -40,10 +41,24 @@ __device__ __forceinline__ uint32_t spread4(uint32_t v, int at) {
     return ((v & 15u) * 0x00204081u & 0x01010101u) << at;
 }
 
+// Bytes 0..127 minus `by` <= 128, each in its byte as two's complement.
+__device__ __forceinline__ uint32_t minus(uint32_t v, uint32_t by) {
+    const uint32_t all = 0x01010101u;
+    return (v + (128u - by) * all) ^ 128u * all;
+}
+
+// The low and high halves of 16 bytes: 32 integers of four bits.
+__device__ __forceinline__ void nibbles(const uint4 &quants, uint32_t *q) {
+    const uint32_t v[4] = {quants.x, quants.y, quants.z, quants.w};
+#pragma unroll
+    for (int k = 0; k < 4; k++) q[k] = v[k] & 0x0f0f0f0fu, q[4 + k] = v[k] >> 4 & 0x0f0f0f0fu;
+}
+
 // ---- floats: units of 8 columns; rows are padded with zeros to a multiple of 32 -----------------------------------------------------
 
 struct F32 {
-    static constexpr int UNIT = 8, PAD = 5;
+    static constexpr int UNIT = 8, PAD = 5, GROUPS = 0;
+    static constexpr bool MINS = false;
     struct Raw {
         uint4 a, b;
     };
@@ -57,7 +72,8 @@ struct F32 {
 };
 
 struct F16 {
-    static constexpr int UNIT = 8, PAD = 5;
+    static constexpr int UNIT = 8, PAD = 5, GROUPS = 0;
+    static constexpr bool MINS = false;
     struct Raw {
         uint4 a;
     };
@@ -72,7 +88,8 @@ struct F16 {
 };
 
 struct BF16 {
-    static constexpr int UNIT = 8, PAD = 5;
+    static constexpr int UNIT = 8, PAD = 5, GROUPS = 0;
+    static constexpr bool MINS = false;
     typedef F16::Raw Raw;
     static __device__ __forceinline__ int column(int u) { return 8 * u; }
     static constexpr __host__ __device__ int offset(int i) { return i; }
@@ -87,7 +104,8 @@ struct BF16 {
 // ---- blocks of 32: a unit is a block -------------------------------------------------------------------------------------------------
 
 struct Blocks32 {
-    static constexpr int UNIT = 32, PAD = 5;
+    static constexpr int UNIT = 32, PAD = 5, GROUPS = 1;
+    static constexpr bool MINS = false;
     static __device__ __forceinline__ int column(int u) { return 32 * u; }
     static constexpr __host__ __device__ int offset(int i) { return i; }
 };
@@ -99,6 +117,12 @@ struct Q4_0 : Blocks32 {
         uint32_t d;
     };
     static __device__ __forceinline__ Raw load(const Planes &m, size_t u) { return {u128_at(m.p[0], u * 16), u16_at(m.p[1], u * 2)}; }
+    static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) {
+        nibbles(r.q, q);
+#pragma unroll
+        for (int k = 0; k < 8; k++) q[k] = minus(q[k], 8);
+    }
+    static __device__ __forceinline__ void scales(const Raw &r, float *d, float *) { d[0] = half_bits(r.d); }
     static __device__ __forceinline__ void decode(const Raw &r, float *w) {
         const uint32_t q[4] = {r.q.x, r.q.y, r.q.z, r.q.w};
         const float d = half_bits(r.d);
@@ -119,6 +143,9 @@ struct Q4_1 : Blocks32 {
         uint32_t dm;
     };
     static __device__ __forceinline__ Raw load(const Planes &m, size_t u) { return {u128_at(m.p[0], u * 16), u32_at(m.p[1], u * 4)}; }
+    static constexpr bool MINS = true;
+    static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) { nibbles(r.q, q); }
+    static __device__ __forceinline__ void scales(const Raw &r, float *d, float *m) { d[0] = half_bits(r.dm & 0xffffu), m[0] = -half_bits(r.dm >> 16); }
     static __device__ __forceinline__ void decode(const Raw &r, float *w) {
         const uint32_t q[4] = {r.q.x, r.q.y, r.q.z, r.q.w};
         const float d = half_bits(r.dm & 0xffffu), m = half_bits(r.dm >> 16);
@@ -142,6 +169,12 @@ __device__ __forceinline__ void five_bits(const uint4 &low, uint32_t high, float
     }
 }
 
+__device__ __forceinline__ void five_bit_ints(const uint4 &low, uint32_t high, uint32_t *q) {
+    nibbles(low, q);
+#pragma unroll
+    for (int k = 0; k < 8; k++) q[k] |= spread4(high >> (4 * k), 4);
+}
+
 // Planes: quants (16), fifth bits (4), d (2).
 struct Q5_0 : Blocks32 {
     struct Raw {
@@ -151,6 +184,12 @@ struct Q5_0 : Blocks32 {
     static __device__ __forceinline__ Raw load(const Planes &m, size_t u) {
         return {u128_at(m.p[0], u * 16), u32_at(m.p[1], u * 4), u16_at(m.p[2], u * 2)};
     }
+    static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) {
+        five_bit_ints(r.q, r.h, q);
+#pragma unroll
+        for (int k = 0; k < 8; k++) q[k] = minus(q[k], 16);
+    }
+    static __device__ __forceinline__ void scales(const Raw &r, float *d, float *) { d[0] = half_bits(r.d); }
     static __device__ __forceinline__ void decode(const Raw &r, float *w) {
         const float d = half_bits(r.d);
         five_bits(r.q, r.h, 16.0f, w);
@@ -168,6 +207,9 @@ struct Q5_1 : Blocks32 {
     static __device__ __forceinline__ Raw load(const Planes &m, size_t u) {
         return {u128_at(m.p[0], u * 16), u32_at(m.p[1], u * 4), u32_at(m.p[2], u * 4)};
     }
+    static constexpr bool MINS = true;
+    static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) { five_bit_ints(r.q, r.h, q); }
+    static __device__ __forceinline__ void scales(const Raw &r, float *d, float *m) { d[0] = half_bits(r.dm & 0xffffu), m[0] = -half_bits(r.dm >> 16); }
     static __device__ __forceinline__ void decode(const Raw &r, float *w) {
         const float d = half_bits(r.dm & 0xffffu), m = half_bits(r.dm >> 16);
         five_bits(r.q, r.h, 0.0f, w);
@@ -185,6 +227,10 @@ struct Q8_0 : Blocks32 {
     static __device__ __forceinline__ Raw load(const Planes &m, size_t u) {
         return {u128_at(m.p[0], u * 32), u128_at(m.p[0], u * 32 + 16), u16_at(m.p[1], u * 2)};
     }
+    static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) {
+        q[0] = r.a.x, q[1] = r.a.y, q[2] = r.a.z, q[3] = r.a.w, q[4] = r.b.x, q[5] = r.b.y, q[6] = r.b.z, q[7] = r.b.w;
+    }
+    static __device__ __forceinline__ void scales(const Raw &r, float *d, float *) { d[0] = half_bits(r.d); }
     static __device__ __forceinline__ void decode(const Raw &r, float *w) {
         const uint32_t q[8] = {r.a.x, r.a.y, r.a.z, r.a.w, r.b.x, r.b.y, r.b.z, r.b.w};
         const float d = half_bits(r.d);
@@ -221,6 +267,12 @@ __device__ __forceinline__ void looked_up(const Table &t, const uint4 &quants, f
     }
 }
 
+__device__ __forceinline__ void looked_up_ints(const Table &t, const uint4 &quants, uint32_t *q) {
+    const uint32_t v[4] = {quants.x, quants.y, quants.z, quants.w};
+#pragma unroll
+    for (int k = 0; k < 4; k++) q[k] = lookup(t, v[k]) ^ 0x80808080u, q[4 + k] = lookup(t, v[k] >> 4) ^ 0x80808080u;
+}
+
 // -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113, each plus 128.
 __device__ __forceinline__ Table iq4_table() { return {{0x3f2d1801u, 0x766a5d4fu, 0xa6998d81u, 0xf1d9c5b5u}}; }
 
@@ -228,6 +280,8 @@ __device__ __forceinline__ Table iq4_table() { return {{0x3f2d1801u, 0x766a5d4fu
 struct IQ4_NL : Blocks32 {
     typedef Q4_0::Raw Raw;
     static __device__ __forceinline__ Raw load(const Planes &m, size_t u) { return Q4_0::load(m, u); }
+    static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) { looked_up_ints(iq4_table(), r.q, q); }
+    static __device__ __forceinline__ void scales(const Raw &r, float *d, float *) { d[0] = half_bits(r.d); }
     static __device__ __forceinline__ void decode(const Raw &r, float *w) {
         const float d = half_bits(r.d);
         looked_up(iq4_table(), r.q, w);
@@ -246,10 +300,12 @@ struct MXFP4 : Blocks32 {
     static __device__ __forceinline__ float scale(uint32_t e) {
         return __uint_as_float(e >= 2 ? (e - 1) << 23 : 0x00200000u << e);
     }
+    static __device__ __forceinline__ Table table() { return {{0x83828180u, 0x8c888684u, 0x7d7e7f80u, 0x74787a7cu}}; }
+    static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) { looked_up_ints(table(), r.q, q); }
+    static __device__ __forceinline__ void scales(const Raw &r, float *d, float *) { d[0] = scale(r.e); }
     static __device__ __forceinline__ void decode(const Raw &r, float *w) {
-        const Table t = {{0x83828180u, 0x8c888684u, 0x7d7e7f80u, 0x74787a7cu}};
         const float d = scale(r.e);
-        looked_up(t, r.q, w);
+        looked_up(table(), r.q, w);
 #pragma unroll
         for (int i = 0; i < 32; i++) w[i] *= d;
     }
@@ -259,7 +315,8 @@ struct MXFP4 : Blocks32 {
 
 // Units of Q2_K, Q3_K and Q6_K: eight neighbours of each of four runs of 32, in one half of a block.
 struct FourRuns {
-    static constexpr int UNIT = 32, PAD = 7;
+    static constexpr int UNIT = 32, PAD = 7, GROUPS = 4;
+    static constexpr bool MINS = false;
     static __device__ __forceinline__ int column(int u) { return 128 * (u / 4) + 8 * (u % 4); }
     static constexpr __host__ __device__ int offset(int i) { return 32 * (i / 8) + i % 8; }
 };
@@ -273,6 +330,18 @@ struct Q2_K : FourRuns {
     static __device__ __forceinline__ Raw load(const Planes &m, size_t u) {
         const size_t block = u / 8, half = u % 8 / 4, i = u % 4;
         return {u64_at(m.p[0], block * 64 + half * 32 + i * 8), u64_at(m.p[1], block * 16 + half * 8), u32_at(m.p[2], block * 4), (uint32_t)i};
+    }
+    static constexpr bool MINS = true;
+    static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) q[2 * j] = r.q.x >> (2 * j) & 0x03030303u, q[2 * j + 1] = r.q.y >> (2 * j) & 0x03030303u;
+    }
+    static __device__ __forceinline__ void scales(const Raw &r, float *d, float *m) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const uint32_t s = (j < 2 ? r.s.x : r.s.y) >> (16 * (j % 2) + 8 * (r.i / 2));
+            d[j] = half_bits(r.dm & 0xffffu) * (float)(s & 15u), m[j] = half_bits(r.dm >> 16) * (float)(s >> 4 & 15u);
+        }
     }
     static __device__ __forceinline__ void decode(const Raw &r, float *w) {
         const float d = half_bits(r.dm & 0xffffu), dmin = half_bits(r.dm >> 16);
@@ -303,6 +372,23 @@ struct Q3_K : FourRuns {
                 u32_at(m.p[2], block * 12 + 8),
                 u16_at(m.p[3], block * 2),
                 (uint32_t)(u % 8)};
+    }
+    static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const uint32_t bit = r.u / 4 * 4 + j;
+            q[2 * j] = minus((r.q.x >> (2 * j) & 0x03030303u) | (r.h.x >> bit & 0x01010101u) << 2, 4);
+            q[2 * j + 1] = minus((r.q.y >> (2 * j) & 0x03030303u) | (r.h.y >> bit & 0x01010101u) << 2, 4);
+        }
+    }
+    static __device__ __forceinline__ void scales(const Raw &r, float *d, float *) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const uint32_t g = r.u / 4 * 8 + 2 * j + r.u % 4 / 2;
+            const uint32_t low = ((g % 8 < 4 ? r.s0 : r.s1) >> (8 * (g % 4)) >> (g / 8 * 4)) & 15u;
+            const uint32_t high = (r.s2 >> (8 * (g % 4)) >> (g / 4 * 2)) & 3u;
+            d[j] = half_bits(r.d) * ((float)(low | high << 4) - 32.0f);
+        }
     }
     static __device__ __forceinline__ void decode(const Raw &r, float *w) {
         const float d = half_bits(r.d);
@@ -338,6 +424,21 @@ struct Q6_K : FourRuns {
                 u16_at(m.p[3], block * 2),
                 (uint32_t)i};
     }
+    static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const uint2 low = j % 2 ? r.b : r.a;
+            q[2 * j] = minus((low.x >> (4 * (j / 2)) & 0x0f0f0f0fu) | (r.h.x >> (2 * j) & 0x03030303u) << 4, 32);
+            q[2 * j + 1] = minus((low.y >> (4 * (j / 2)) & 0x0f0f0f0fu) | (r.h.y >> (2 * j) & 0x03030303u) << 4, 32);
+        }
+    }
+    static __device__ __forceinline__ void scales(const Raw &r, float *d, float *) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const int s = (int)((j < 2 ? r.s.x : r.s.y) >> (16 * (j % 2) + 8 * (r.i / 2)) << 24) >> 24;
+            d[j] = half_bits(r.d) * (float)s;
+        }
+    }
     static __device__ __forceinline__ void decode(const Raw &r, float *w) {
         const float d = half_bits(r.d);
 #pragma unroll
@@ -357,7 +458,8 @@ struct Q6_K : FourRuns {
 
 // Units of Q4_K and Q5_K: sixteen neighbours of each of two runs of 32.
 struct TwoRuns {
-    static constexpr int UNIT = 32, PAD = 6;
+    static constexpr int UNIT = 32, PAD = 6, GROUPS = 2;
+    static constexpr bool MINS = true;
     static __device__ __forceinline__ int column(int u) { return 64 * (u / 2) + 16 * (u % 2); }
     static constexpr __host__ __device__ int offset(int i) { return 32 * (i / 16) + i % 16; }
 };
@@ -391,6 +493,11 @@ struct Q4_K : TwoRuns {
     static __device__ __forceinline__ Raw load(const Planes &m, size_t u) {
         return {u128_at(m.p[0], u * 16), u128_at(m.p[1], u / 8 * 16), (uint32_t)(u % 8 / 2)};
     }
+    static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) { nibbles(r.q, q); }
+    static __device__ __forceinline__ void scales(const Raw &r, float *d, float *m) {
+        const SixBits s(r.h, r.c);
+        d[0] = s.ds[0], d[1] = s.ds[1], m[0] = s.dm[0], m[1] = s.dm[1];
+    }
     static __device__ __forceinline__ void decode(const Raw &r, float *w) {
         const SixBits s(r.h, r.c);
         const uint32_t q[4] = {r.q.x, r.q.y, r.q.z, r.q.w};
@@ -412,6 +519,19 @@ struct Q5_K : TwoRuns {
     };
     static __device__ __forceinline__ Raw load(const Planes &m, size_t u) {
         return {u128_at(m.p[0], u * 16), u128_at(m.p[1], u / 8 * 32 + u % 2 * 16), u128_at(m.p[2], u / 8 * 16), (uint32_t)(u % 8 / 2)};
+    }
+    static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) {
+        const uint32_t f[4] = {r.f.x, r.f.y, r.f.z, r.f.w};
+        nibbles(r.q, q);
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            q[k] |= (f[k] >> (2 * r.c) & 0x01010101u) << 4;
+            q[4 + k] |= (f[k] >> (2 * r.c + 1) & 0x01010101u) << 4;
+        }
+    }
+    static __device__ __forceinline__ void scales(const Raw &r, float *d, float *m) {
+        const SixBits s(r.h, r.c);
+        d[0] = s.ds[0], d[1] = s.ds[1], m[0] = s.dm[0], m[1] = s.dm[1];
     }
     static __device__ __forceinline__ void decode(const Raw &r, float *w) {
         const SixBits s(r.h, r.c);
@@ -436,6 +556,10 @@ struct Q8_K : Blocks32 {
     static __device__ __forceinline__ Raw load(const Planes &m, size_t u) {
         return {u128_at(m.p[0], u * 32), u128_at(m.p[0], u * 32 + 16), u32_at(m.p[1], u / 8 * 4)};
     }
+    static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) {
+        q[0] = r.a.x, q[1] = r.a.y, q[2] = r.a.z, q[3] = r.a.w, q[4] = r.b.x, q[5] = r.b.y, q[6] = r.b.z, q[7] = r.b.w;
+    }
+    static __device__ __forceinline__ void scales(const Raw &r, float *d, float *) { d[0] = __uint_as_float(r.d); }
     static __device__ __forceinline__ void decode(const Raw &r, float *w) {
         const uint32_t q[8] = {r.a.x, r.a.y, r.a.z, r.a.w, r.b.x, r.b.y, r.b.z, r.b.w};
         const float d = __uint_as_float(r.d);
@@ -455,6 +579,11 @@ struct IQ4_XS : Blocks32 {
     };
     static __device__ __forceinline__ Raw load(const Planes &m, size_t u) {
         return {u128_at(m.p[0], u * 16), u64_at(m.p[1], u / 8 * 8), (uint32_t)(u % 8)};
+    }
+    static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) { looked_up_ints(iq4_table(), r.q, q); }
+    static __device__ __forceinline__ void scales(const Raw &r, float *d, float *) {
+        const uint32_t low = r.h.y >> (4 * r.g) & 15u, high = r.h.x >> 16 >> (2 * r.g) & 3u;
+        d[0] = half_bits(r.h.x & 0xffffu) * ((float)(low | high << 4) - 32.0f);
     }
     static __device__ __forceinline__ void decode(const Raw &r, float *w) {
         const uint32_t low = r.h.y >> (4 * r.g) & 15u, high = r.h.x >> 16 >> (2 * r.g) & 3u;

@@ -246,8 +246,7 @@ impl CudaDevice {
         if n > ROWS_MAX {
             return self.matmul(n, from, kind, parts, finish);
         }
-        let cols = parts[0].matrix.cols.next_multiple_of(32);
-        let stride_bytes = (cols + cols / pad_columns(kind) * 4 + 8) * 4;
+        let stride_bytes = shared_stride_bytes(kind, parts[0].matrix.cols.next_multiple_of(32));
         let at_once = (ACTIVATION_BYTES_MAX / stride_bytes).clamp(1, n);
         let mut first = 0;
         while first < n {
@@ -456,6 +455,14 @@ impl CudaDevice {
         self.kernels.attend(kv_name(self.kv), built_for, &self.stream, grid, &args)?;
         let grid = Grid { blocks: (n_heads as u32, n as u32, 1), threads: 128, shared_bytes: 0 };
         self.kernels.attend_combine(&self.stream, grid, &args)
+    }
+}
+
+/// Shared memory that one token's activations take in `matvec`: `shared_stride` of `cuda/matvec.cu`, or a little more.
+fn shared_stride_bytes(kind: TensorType, cols: usize) -> usize {
+    match kind {
+        TensorType::F32 | TensorType::F16 | TensorType::BF16 => (cols + cols / 32 * 4 + 8) * 4,
+        _ => cols.div_ceil(128) * 4 * 80,
     }
 }
 
