@@ -89,24 +89,24 @@ pub(super) enum Filler {
     Between(f32, f32),
     /// These singles.
     Given(Vec<u8>),
-    /// Bytes that are drawn, but for the halves, which come from a table by one of the drawn bytes: no block is like its neighbour.
+    /// Bytes that are drawn, but for those of the scales: they come from tables by the first of the bytes that they replace, so that
+    /// blocks differ in their scales and the scales of a block belong together.
     Scaled {
         block_bytes: usize,
-        halves: Vec<(usize, [[u8; 2]; 256])>,
+        tables: Vec<(usize, [u8; 256])>,
     },
-    /// MXFP4: an exponent, drawn by the byte that it replaces, before 16 bytes.
-    Exponents([u8; 256]),
 }
 
 impl Filler {
     /// For weights that deviate by `deviation` from 0, and have it as their mean.
     pub(super) fn weights(kind: Kind, deviation: f32) -> Self {
-        match kind {
+        let layout = kind.layout();
+        let tables = match kind {
             Kind::F32 => {
                 let uniform = 3f32.sqrt() * deviation;
-                Filler::Between(-uniform, uniform)
+                return Filler::Between(-uniform, uniform);
             }
-            Kind::Mxfp4 => Filler::Exponents(exponents(deviation)),
+            Kind::Mxfp4 => vec![(0, exponents(deviation))],
             Kind::Q4_1
             | Kind::Q5_0
             | Kind::Q5_1
@@ -114,29 +114,24 @@ impl Filler {
             | Kind::Q4K
             | Kind::Q5K
             | Kind::Q6K => {
-                let layout = kind.layout();
-                let halves = layout.halves.iter().map(|&(at, unit)| {
-                    // From three quarters of the wanted deviation to five.
-                    let scale = |byte: usize| deviation * unit * (0.75 + byte as f32 / 510.0);
-                    let table =
-                        std::array::from_fn(|byte| f16::from_f32(scale(byte)).to_le_bytes());
-                    (at, table)
-                });
-                Filler::Scaled {
-                    block_bytes: layout.bytes,
-                    halves: halves.collect(),
-                }
+                let halves = layout.halves.iter();
+                halves
+                    .flat_map(|&(at, unit)| half_tables(at, deviation * unit))
+                    .collect()
             }
+        };
+        Filler::Scaled {
+            block_bytes: layout.bytes,
+            tables,
         }
     }
 
     /// How many bytes of whole blocks fit into `bytes`; at least one block.
     pub(super) fn whole_blocks(&self, bytes: usize) -> usize {
         let block = match self {
-            Filler::Between(..) => 4,
+            Filler::Between(..) => size_of::<f32>(),
             Filler::Given(singles) => singles.len(),
             Filler::Scaled { block_bytes, .. } => *block_bytes,
-            Filler::Exponents(_) => MXFP4_BYTES,
         };
         (bytes / block).max(1) * block
     }
@@ -145,35 +140,33 @@ impl Filler {
     pub(super) fn fill(&self, blocks: &mut [u8], noise: &mut Noise) {
         match self {
             Filler::Between(from, to) => {
-                for single in blocks.chunks_exact_mut(4) {
+                for single in blocks.chunks_exact_mut(size_of::<f32>()) {
                     single.copy_from_slice(&noise.between(*from, *to).to_le_bytes());
                 }
             }
             Filler::Given(singles) => blocks.copy_from_slice(singles),
             Filler::Scaled {
                 block_bytes,
-                halves,
+                tables,
             } => {
                 noise.fill(blocks);
-                let by = halves.first().map_or(0, |half| half.0);
+                let by = tables.first().map_or(0, |table| table.0);
                 for block in blocks.chunks_exact_mut(*block_bytes) {
                     let drawn = usize::from(block[by]);
-                    for (at, table) in halves {
-                        block[*at..*at + 2].copy_from_slice(&table[drawn]);
+                    for (at, table) in tables {
+                        block[*at] = table[drawn];
                     }
-                }
-            }
-            Filler::Exponents(table) => {
-                noise.fill(blocks);
-                for block in blocks.chunks_exact_mut(MXFP4_BYTES) {
-                    block[0] = table[usize::from(block[0])];
                 }
             }
         }
     }
 }
 
-const MXFP4_BYTES: usize = 17;
+/// The two bytes of a half that lies between three quarters and five quarters of `scale`.
+fn half_tables(at: usize, scale: f32) -> [(usize, [u8; 256]); 2] {
+    let half = |drawn: usize| f16::from_f32(scale * (0.75 + drawn as f32 / 510.0)).to_le_bytes();
+    [0, 1].map(|i| (at + i, std::array::from_fn(|drawn| half(drawn)[i])))
+}
 
 /// Two exponents in turn, in the proportion in which the weights' mean square is right.
 fn exponents(deviation: f32) -> [u8; 256] {
@@ -205,7 +198,7 @@ mod tests {
     ];
 
     #[test]
-    fn no_two_blocks_share_a_scale_all_the_time() {
+    fn scales_differ_from_block_to_block() {
         for kind in ALL {
             let filler = Filler::weights(kind, 0.02);
             let mut blocks = vec![0; kind.bytes(256 * 256) as usize];

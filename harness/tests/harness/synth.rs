@@ -11,19 +11,21 @@ use worker_orcd_harness::synth::{Plan, SHAPES, Shape};
 
 use crate::{orcd, run_with};
 
-/// Bytes of the published files, and how many tensors of each type they have.
-const PUBLISHED: &[(&str, u64, &[(&str, usize)])] = &[
-    (
+/// A published file: whose shape, its bytes, and how many tensors of each type it has.
+struct Published(&'static str, u64, &'static [(&'static str, usize)]);
+
+const PUBLISHED: &[Published] = &[
+    Published(
         "llama3-8b",
         4_920_739_232,
         &[("F32", 66), ("Q4_K", 193), ("Q6_K", 33)],
     ),
-    (
+    Published(
         "llama3-1b",
         807_694_464,
         &[("F32", 34), ("Q4_K", 96), ("Q6_K", 17)],
     ),
-    (
+    Published(
         "qwen2.5-0.5b",
         397_807_936,
         &[
@@ -34,22 +36,22 @@ const PUBLISHED: &[(&str, u64, &[(&str, usize)])] = &[
             ("Q8_0", 13),
         ],
     ),
-    (
+    Published(
         "qwen3-4b",
         2_497_280_256,
         &[("F32", 145), ("Q4_K", 216), ("Q6_K", 37)],
     ),
-    (
+    Published(
         "phi3-mini",
         2_393_231_072,
         &[("F32", 65), ("Q4_K", 81), ("Q5_K", 32), ("Q6_K", 17)],
     ),
-    (
+    Published(
         "gpt-oss-20b",
         12_109_565_632,
         &[("F32", 289), ("MXFP4", 72), ("Q8_0", 98)],
     ),
-    (
+    Published(
         "smollm2-135m",
         98_362_432,
         &[("F32", 61), ("Q4_1", 210), ("Q8_0", 1)],
@@ -63,7 +65,7 @@ fn shape(name: &str) -> &'static Shape {
 #[test]
 fn every_file_has_the_size_and_the_types_of_the_published_one() {
     assert_eq!(PUBLISHED.len(), SHAPES.len());
-    for &(name, bytes, types) in PUBLISHED {
+    for &Published(name, bytes, types) in PUBLISHED {
         let plan = Plan::new(shape(name), shape(name).layers);
         // Tokens have other texts, and some published files hold more merges.
         let off = plan.bytes() as f64 / bytes as f64 - 1.0;
@@ -81,8 +83,8 @@ fn every_file_has_the_size_and_the_types_of_the_published_one() {
     }
 }
 
-/// What `worker-orcd --check` says of a file; `None` after a loud line where the worker is not built.
-fn checked(model: &Path) -> Option<Value> {
+/// The worker that was built with these tests; `None` after a loud line where it was not.
+fn worker(arguments: &[&str], model: &Path) -> Option<Command> {
     let worker = Path::new(env!("CARGO_BIN_EXE_orcd")).with_file_name("worker-orcd");
     if !worker.is_file() {
         let _ = writeln!(
@@ -93,11 +95,9 @@ fn checked(model: &Path) -> Option<Value> {
         return None;
     }
     let mut command = Command::new(worker);
-    command
-        .args(["--check", "--ctx", "512", "--model"])
-        .arg(model);
-    let (stdout, stderr, _) = run_with(command, "");
-    Some(serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}{stderr}")))
+    command.args(["--device", "cpu", "--ctx", "512", "--model"]);
+    command.arg(model).args(arguments);
+    Some(command)
 }
 
 /// The checks need no weights: a file with a hole in the place of them will do.
@@ -110,13 +110,16 @@ fn the_worker_claims_every_tensor() {
         let mut file = File::create(&path).unwrap();
         file.write_all(plan.header()).unwrap();
         file.set_len(plan.bytes()).unwrap();
-        let Some(said) = checked(&path) else {
+        let Some(check) = worker(&["--check"], &path) else {
             return;
         };
+        let (stdout, stderr, _) = run_with(check, "");
+        let said: Value = serde_json::from_str(&stdout)
+            .unwrap_or_else(|error| panic!("{error}: {stdout}{stderr}"));
         if said["loads"] == false {
             // What this worker does not run yet it refuses by name, after it has read all of the head.
             let reason = &said["error"]["message"];
-            let unknown = ["general.architecture", "tokenizer.ggml.model"];
+            let unknown = [": architecture \"", "tokenizer.ggml.model"];
             let by_name = reason
                 .as_str()
                 .is_some_and(|m| unknown.iter().any(|u| m.contains(u)));
@@ -196,31 +199,24 @@ fn an_unknown_shape_is_told_which_there_are() {
     );
 }
 
-/// Logits that deviate by about 1 give the likeliest of 49,152 tokens a probability of about 1 in 1000: neither all the same, as of weights
-/// that are too small, nor all on one, as of weights that blow up.
+/// Logits that deviate by about 1 give the likeliest of 49,152 tokens a probability of about 1 in 1000: neither all the same, as of
+/// weights that are too small, nor all on one, as of weights that blow up.
 #[test]
 fn the_worker_talks_with_random_weights() {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("model.gguf");
     assert_eq!(synth(&model, &[]).1, Some(0));
-    if checked(&model).is_none() {
+    let Some(worker) = worker(&[], &model) else {
         return;
-    }
-    let model = model.to_str().unwrap();
-    let flags = [
-        "ask",
-        "hello there",
-        "--json",
-        "--max-tokens",
-        "4",
-        "--model",
-        model,
-    ];
-    let (stdout, stderr, code) = run_with(orcd(&flags), "");
+    };
+    let request = r#"{"id":1,"method":"generate","params":{"prompt":"hello there","temperature":0,"max_tokens":4,"stream":false,"logprobs":0}}"#;
+    let (stdout, stderr, code) = run_with(worker, &format!("{request}\n"));
     assert_eq!(code, Some(0), "{stderr}");
-    let response: Value = serde_json::from_str(&stdout).unwrap();
-    assert_eq!(
-        response["result"]["usage"]["completion_tokens"], 4,
-        "{stdout}"
-    );
+    let response: Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
+    let logprobs = response["result"]["logprobs"].as_array().unwrap();
+    assert_eq!(logprobs.len(), 4, "{stdout}");
+    for token in logprobs {
+        let logprob = token["logprob"].as_f64().unwrap();
+        assert!((-10.0..-3.0).contains(&logprob), "{stdout}");
+    }
 }
