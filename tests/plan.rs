@@ -2,6 +2,8 @@
 //!
 //! The printed plans stand in `tests/goldens/plans/`; `UPDATE_GOLDENS=1 cargo test --test plan` writes them anew.
 
+#[path = "common/fixtures.rs"]
+mod fixtures;
 #[path = "common/gguf_writer.rs"]
 mod gguf_writer;
 
@@ -10,6 +12,9 @@ use worker_orcd::gguf::{self, GgmlType};
 use worker_orcd::model::plan::Plan;
 use worker_orcd::model::{ModelError, arch, lower, weights::Weights};
 use worker_orcd::quant::TensorType;
+
+/// The context that plans are made for.
+const CONTEXT: usize = 256;
 
 /// A matrix or vector of F32 zeros.
 trait Zeros {
@@ -81,15 +86,19 @@ fn reshaped(writer: GgufWriter, name: &str, dims: &[u64]) -> GgufWriter {
 
 /// Everything that a load does before it touches a device.
 fn open(writer: &GgufWriter) -> Result<Plan, ModelError> {
-    let gguf = gguf::parse(&writer.finish())?;
-    let plan = lower::lower(&arch::spec(&gguf)?);
+    open_bytes(&writer.finish(), CONTEXT)
+}
+
+fn open_bytes(bytes: &[u8], context: usize) -> Result<Plan, ModelError> {
+    let gguf = gguf::parse(bytes)?;
+    let plan = lower::lower(&arch::spec(&gguf)?, context);
     Weights::claim(&plan, &gguf)?;
     Ok(plan)
 }
 
 #[track_caller]
-fn assert_golden(name: &str, writer: &GgufWriter) {
-    let printed = open(writer).expect("a model").to_string();
+fn assert_golden(name: &str, plan: &Plan) {
+    let printed = plan.to_string();
     let path = format!(
         "{}/tests/goldens/plans/{name}.txt",
         env!("CARGO_MANIFEST_DIR")
@@ -117,17 +126,36 @@ fn assert_refused(writer: &GgufWriter, wanted: &[&str]) {
 
 #[test]
 fn a_plan_is_printed_as_it_was() {
-    assert_golden("llama", &llama());
-    assert_golden("llama_tied", &without_tensor(llama(), "output.weight"));
+    let plan = |writer: &GgufWriter| open(writer).expect("a model");
+    assert_golden("llama", &plan(&llama()));
+    assert_golden(
+        "llama_tied",
+        &plan(&without_tensor(llama(), "output.weight")),
+    );
     assert_golden(
         "llama_rope_freqs",
-        &llama().zeros("rope_freqs.weight", &[4]),
+        &plan(&llama().zeros("rope_freqs.weight", &[4])),
     );
     let linear = with(llama(), "llama.rope.scaling.type", "linear");
-    assert_golden(
-        "llama_linear",
-        &with(linear, "llama.rope.scaling.factor", 4.0f32),
-    );
+    let linear = with(linear, "llama.rope.scaling.factor", 4.0f32);
+    assert_golden("llama_linear", &plan(&linear));
+}
+
+/// One plan for each architecture of the table at least, from a file as its converter writes it.
+#[test]
+fn every_architecture_has_its_plan() {
+    let fixtures = fixtures::all();
+    for architecture in arch::ARCHITECTURES {
+        let has = fixtures.iter().any(|f| f.architecture == architecture.name);
+        assert!(has, "no fixture is a {}", architecture.name);
+    }
+    for fixture in fixtures.iter().filter(|f| f.architecture != "llama") {
+        let context = fixture.context.unwrap_or(CONTEXT);
+        match open_bytes(&fixture.gguf, context) {
+            Ok(plan) => assert_golden(&fixture.name.replace('-', "_"), &plan),
+            Err(error) => panic!("{}: {error}", fixture.name),
+        }
+    }
 }
 
 /// What a file may leave out has the value that converters leave out.
@@ -395,7 +423,7 @@ fn rotations_that_cannot_be_are_refused() {
 
 #[test]
 fn scalings_that_are_not_known_are_refused_by_name() {
-    for kind in ["yarn", "longrope", "", "Linear"] {
+    for kind in ["ntk", "", "Linear"] {
         assert_refused(
             &with(llama(), "llama.rope.scaling.type", kind),
             &["llama.rope.scaling.type", kind, "not supported"],

@@ -249,7 +249,7 @@ impl FileLoad {
         let map = Mapped::open(&self.options.model)?;
         let gguf = crate::gguf::parse(map.as_ref()).map_err(|e| self.bad_model(e))?;
         let spec = arch::spec(&gguf).map_err(|e| self.bad_model(e))?;
-        let plan = lower(&spec);
+        let plan = lower(&spec, self.context(spec.context_length)?);
         let weights = Weights::claim(&plan, &gguf).map_err(|e| self.bad_model(e))?;
         Ok(Box::new(Opened {
             map,

@@ -226,7 +226,7 @@ impl CpuDevice {
         let kernels = kernels.ok_or_else(|| {
             CpuError::Unsupported(format!("this machine has no {}", options.isa.name()))
         })?;
-        let program = program::compile(&plan);
+        let program = program::compile(&plan)?;
         let strides = strides(&program)?;
         let (page_elements, layer_offsets) = page_layout(&plan);
         let pages = options.context.div_ceil(PAGE_TOKENS);
@@ -348,7 +348,7 @@ fn strides(program: &Program) -> Result<[usize; BUFS], CpuError> {
 /// Norms and factors are small: they are kept as f32, padded with zeros.
 fn widen_vectors(plan: &Plan, weights: &Weights, file: &[u8]) -> Result<Vec<Vec<f32>>, CpuError> {
     let widen = |(i, decl): (usize, &crate::model::plan::TensorDecl)| match decl.shape {
-        Shape::Matrix(..) => Ok(Vec::new()),
+        Shape::Matrix(..) | Shape::Matrices(..) | Shape::Vectors(..) => Ok(Vec::new()),
         Shape::Vector(len) => {
             let weight = weights.get(TensorId(i));
             let mut values = vec![0.0; padded(len)];

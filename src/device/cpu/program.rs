@@ -1,6 +1,6 @@
 //! The plan of a model as stages of the cpu: each stage is a loop over independent tiles, and a step's cursor is (stage, tile).
 
-use crate::model::plan::{Matrix, NormOp, Op, Plan, RopeOp};
+use crate::model::plan::{Hidden, Linear, Matrix, NormOp, Op, Plan, Qkv, RopeOp};
 use crate::model::spec::Activation;
 
 /// An activation buffer; all are (padded width, tokens).
@@ -98,7 +98,7 @@ pub struct Program {
 }
 
 /// The exhaustive match over the plan's operations.
-pub fn compile(plan: &Plan) -> Program {
+pub fn compile(plan: &Plan) -> Result<Program, super::CpuError> {
     use super::kernels::Store::{Add, Set};
     let mut p = Program {
         stages: Vec::new(),
@@ -113,27 +113,33 @@ pub fn compile(plan: &Plan) -> Program {
     };
     for op in &plan.ops {
         match op {
-            Op::Embed { table } => p.stages.push(Stage::Embed(*table)),
+            Op::Embed {
+                table,
+                scale: 1.0,
+                positions: None,
+            } => p.stages.push(Stage::Embed(*table)),
             Op::AttnIn {
                 layer,
-                norm,
-                q,
-                k,
-                v,
+                norm: Some(norm),
+                qkv: Qkv::Separate { q, k, v },
+                n_heads,
                 head_dim,
-                rope,
+                q_norm: None,
+                k_norm: None,
+                rope: Some(rope),
+                ..
             } => {
                 let rope = p.angles(rope);
                 p.stages.push(Stage::Norm(*norm, Of::Tokens));
                 p.stages.extend([
-                    matmul(*q, Buf::Xn, Buf::Q, Set),
-                    matmul(*k, Buf::Xn, Buf::K, Set),
-                    matmul(*v, Buf::Xn, Buf::V, Set),
+                    matmul(q.matrix, Buf::Xn, Buf::Q, Set),
+                    matmul(k.matrix, Buf::Xn, Buf::K, Set),
+                    matmul(v.matrix, Buf::Xn, Buf::V, Set),
                 ]);
                 p.stages.push(Stage::Append {
                     layer: *layer,
                     head_dim: *head_dim,
-                    n_heads: q.rows / head_dim,
+                    n_heads: *n_heads,
                     rope,
                 });
             }
@@ -143,6 +149,9 @@ pub fn compile(plan: &Plan) -> Program {
                 n_kv_heads,
                 head_dim,
                 scale,
+                window: None,
+                sinks: None,
+                softcap: None,
             } => p.stages.push(Stage::Attend {
                 layer: *layer,
                 n_heads: *n_heads,
@@ -150,34 +159,44 @@ pub fn compile(plan: &Plan) -> Program {
                 head_dim: *head_dim,
                 scale: *scale,
             }),
-            Op::AttnOut { proj } => p.stages.push(matmul(*proj, Buf::Heads, Buf::X, Add)),
+            Op::AttnOut { proj, .. } => p.stages.push(matmul(proj.matrix, Buf::Heads, Buf::X, Add)),
             Op::FfnIn {
-                norm,
-                gate,
-                up,
-                activation,
+                norm: Some(norm),
+                hidden:
+                    Hidden::Gated {
+                        gate,
+                        up,
+                        activation,
+                    },
+                share: None,
             } => {
                 p.stages.push(Stage::Norm(*norm, Of::Tokens));
                 p.stages.extend([
-                    matmul(*gate, Buf::Xn, Buf::Gate, Set),
-                    matmul(*up, Buf::Xn, Buf::Up, Set),
+                    matmul(gate.matrix, Buf::Xn, Buf::Gate, Set),
+                    matmul(up.matrix, Buf::Xn, Buf::Up, Set),
                 ]);
-                p.stages.push(Stage::Activate(*activation, gate.rows));
+                p.stages
+                    .push(Stage::Activate(*activation, gate.matrix.rows));
             }
-            Op::FfnOut { down } => p.stages.push(matmul(*down, Buf::Gate, Buf::X, Add)),
-            Op::Head { norm, logits } => {
+            Op::FfnOut { down, .. } => p.stages.push(matmul(down.matrix, Buf::Gate, Buf::X, Add)),
+            Op::Head {
+                norm,
+                logits: Linear { matrix, bias: None },
+                ..
+            } => {
                 p.stages.push(Stage::Norm(*norm, Of::Rows));
                 p.stages.push(Stage::MatMul {
-                    matrix: *logits,
+                    matrix: *matrix,
                     from: Buf::Xn,
                     to: Buf::Logits,
                     store: Set,
                     of: Of::Rows,
                 });
             }
+            other => return Err(super::CpuError::Unsupported(format!("{other:?}"))),
         }
     }
-    p
+    Ok(p)
 }
 
 impl Program {
@@ -186,7 +205,7 @@ impl Program {
         if let Some(i) = self.ropes.iter().position(|r| r == rope) {
             return i;
         }
-        self.ropes.push(rope.clone());
+        self.ropes.push(*rope);
         self.stages.push(Stage::Angles(self.ropes.len() - 1));
         self.ropes.len() - 1
     }

@@ -150,6 +150,7 @@ impl CpuDevice {
         let mut xn = std::mem::take(&mut self.bufs[Buf::Xn as usize]);
         let x = &self.bufs[Buf::X as usize][from * stride..][..stride];
         match op.norm {
+            Norm::Layer { .. } => {}
             // SAFETY: as in `embed`.
             Norm::Rms { eps } => unsafe {
                 (self.kernels.rms_norm)(
@@ -265,8 +266,9 @@ impl CpuDevice {
         let range = token * stride..token * stride + padded(width);
         let mut gate = std::mem::take(&mut self.bufs[Buf::Gate as usize]);
         match activation {
+            Activation::GeluTanh | Activation::GeluErf | Activation::ClampedSwiglu { .. } => {}
             // SAFETY: as in `embed`.
-            Activation::SiluGated => unsafe {
+            Activation::Silu => unsafe {
                 (self.kernels.silu_gated)(
                     &mut gate[range.clone()],
                     &self.bufs[Buf::Up as usize][range],
