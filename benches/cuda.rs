@@ -37,7 +37,7 @@ mod bench {
         // SAFETY: a bench over a file that nobody changes.
         let bytes = unsafe { memmap2::Mmap::map(&file) }?;
         let gguf = worker_orcd::gguf::parse(&bytes)?;
-        let plan = lower::lower(&arch::spec(&gguf)?);
+        let plan = lower::lower(&arch::spec(&gguf)?, context);
         let weights = Weights::claim(&plan, &gguf)?;
         let size = weights.total_bytes();
         struct Mapped(memmap2::Mmap);

@@ -4,9 +4,10 @@
 //
 // Shapes: w (rows, cols) in planes; x (n_tokens, width) f32, width <= cols, zeros beyond; y (n_tokens, rows) f32.
 // Bytes moved: the matrix once, whatever the number of tokens; x once a block, from the second-level cache.
-// One warp computes R rows at a time; a lane decodes units lane, lane + 32, ... of each and multiplies them in that order, then the lanes
-// are added as a butterfly. Block formats are integers: x is brought to 16 bits under a scale for each 32 columns, the products of integers
-// are exact, and each group's is scaled and added in f32. Floats are multiplied as floats. So the bits of y[t][r] depend on x[t] and row r alone: not on T, not on R, not on the grid.
+// A warp computes a row at a time, or a row of each of two matrices that are joined; a lane multiplies units lane, lane + 32, ... in that
+// order, then the lanes are added as a butterfly. Block formats are integers: x is brought to 16 bits under a scale for each 32 columns, the
+// products of integers are exact, and each group's is scaled and added in f32. Floats are multiplied as floats. So the bits of y[t][r] depend
+// on x[t] and row r alone: not on T, not on the grid.
 // The first weights are asked for before x is normalised; each unit's successor before it is used.
 #include "quant.cuh"
 
@@ -145,25 +146,22 @@ __device__ void stage_x(const Matvec &a, const float *x, uint32_t n_tokens, int 
     __syncthreads();
 }
 
-// One unit of R rows times T tokens.
-template <class F, int T, int R>
-__device__ __forceinline__ void multiply_floats(const Matvec &a, const typename F::Raw (&raw)[R], int u, const float *xs, int stride, float (&acc)[R][T]) {
+// One unit times T tokens.
+template <class F, int T>
+__device__ __forceinline__ void multiply_floats(uint32_t n_tokens, const typename F::Raw &raw, int u, const float *xs, int stride, float (&acc)[T]) {
     const float *x = xs + padded<F>(F::column(u));
+    float w[F::UNIT];
+    F::decode(raw, w);
 #pragma unroll
-    for (int r = 0; r < R; r++) {
-        float w[F::UNIT];
-        F::decode(raw[r], w);
+    for (int t = 0; t < T; t++) {
+        if (T > 1 && t >= n_tokens) break;
 #pragma unroll
-        for (int t = 0; t < T; t++) {
-            if (T > 1 && t >= a.n_tokens) break;
-#pragma unroll
-            for (int i = 0; i < F::UNIT; i += 4) {
-                const float4 v = *(const float4 *)(x + t * stride + F::offset(i));
-                acc[r][t] = fmaf(w[i], v.x, acc[r][t]);
-                acc[r][t] = fmaf(w[i + 1], v.y, acc[r][t]);
-                acc[r][t] = fmaf(w[i + 2], v.z, acc[r][t]);
-                acc[r][t] = fmaf(w[i + 3], v.w, acc[r][t]);
-            }
+        for (int i = 0; i < F::UNIT; i += 4) {
+            const float4 v = *(const float4 *)(x + t * stride + F::offset(i));
+            acc[t] = fmaf(w[i], v.x, acc[t]);
+            acc[t] = fmaf(w[i + 1], v.y, acc[t]);
+            acc[t] = fmaf(w[i + 2], v.z, acc[t]);
+            acc[t] = fmaf(w[i + 3], v.w, acc[t]);
         }
     }
 }
@@ -209,30 +207,27 @@ struct XUnit {
     }
 };
 
-template <class F, int T, int R>
-__device__ __forceinline__ void multiply_ints(const Matvec &a, const typename F::Raw (&raw)[R], int u, const float *xs, int stride, float (&acc)[R][T]) {
+template <class F, int T>
+__device__ __forceinline__ void multiply_ints(uint32_t n_tokens, const typename F::Raw &raw, int u, const float *xs, int stride, float (&acc)[T]) {
     constexpr int WORDS = 8 / F::GROUPS;
+    uint32_t q[8];
+    float d[F::GROUPS], m[F::GROUPS];
+    F::ints(raw, q);
+    F::scales(raw, d, m);
 #pragma unroll
     for (int t = 0; t < T; t++) {
-        if (T > 1 && t >= a.n_tokens) break;
+        if (T > 1 && t >= n_tokens) break;
         const XUnit<F> x((const XBlock *)(xs + t * stride), u);
 #pragma unroll
-        for (int r = 0; r < R; r++) {
-            uint32_t q[8];
-            float d[F::GROUPS], m[F::GROUPS];
-            F::ints(raw[r], q);
-            F::scales(raw[r], d, m);
+        for (int g = 0; g < F::GROUPS; g++) {
+            int hi = 0, lo = 0;
 #pragma unroll
-            for (int g = 0; g < F::GROUPS; g++) {
-                int hi = 0, lo = 0;
-#pragma unroll
-                for (int k = g * WORDS; k < (g + 1) * WORDS; k++) {
-                    hi = __dp4a((int)q[k], (int)x.hi[k], hi);
-                    lo = __dp4a((int)q[k], (int)x.lo[k], lo);
-                }
-                acc[r][t] = fmaf(d[g] * x.scale[g], (float)(256 * hi + lo), acc[r][t]);
-                if constexpr (F::MINS) acc[r][t] = fmaf(-m[g] * x.scale[g], (float)x.sum[g], acc[r][t]);
+            for (int k = g * WORDS; k < (g + 1) * WORDS; k++) {
+                hi = __dp4a((int)q[k], (int)x.hi[k], hi);
+                lo = __dp4a((int)q[k], (int)x.lo[k], lo);
             }
+            acc[t] = fmaf(d[g] * x.scale[g], (float)(256 * hi + lo), acc[t]);
+            if constexpr (F::MINS) acc[t] = fmaf(-m[g] * x.scale[g], (float)x.sum[g], acc[t]);
         }
     }
 }
@@ -248,118 +243,106 @@ __device__ __forceinline__ float finish(const Matvec &a, float y) {
     return a.softcap > 0.0f ? a.softcap * tanhf(y / a.softcap) : y;
 }
 
-template <class F, int T, int R>
-__device__ __forceinline__ void matvec(const Matvec &a) {
-    extern __shared__ float xs[];
-    __shared__ float room[32];
-    const uint32_t lane = threadIdx.x % WARP, warps = gridDim.x * (blockDim.x / WARP);
-    const uint32_t units = a.cols / F::UNIT, passes = (units + WARP - 1) / WARP;
-    const int stride = shared_stride<F>(a.cols);
-    const bool pairs = a.epilogue == GATED;
-    const uint32_t slot = blockIdx.y, expert = a.experts ? a.experts[slot] : 0;
-
-    // groups of R rows of one segment; in pairs: R / 2 of the first segment and the same of the second
-    const uint32_t step = pairs ? R / 2 : R;
-    const uint32_t n_segments = pairs ? 1 : a.n_segments;
-    uint32_t first_group[4] = {0, 0, 0, 0}, groups = 0;
+// What becomes of the sums of one row, or of a row of each matrix of a pair.
+template <int T>
+__device__ __forceinline__ void store_row(const Matvec &a, const Segment &s, uint32_t row, uint32_t slot, const float (&first)[T], const float (&second)[T]) {
+    const uint32_t expert = a.experts ? a.experts[slot] : 0, lane = threadIdx.x % WARP;
 #pragma unroll
-    for (int s = 0; s < 3; s++) {
-        if (s < n_segments) groups += (a.segments[s].rows + step - 1) / step;
-        first_group[s + 1] = groups;
-    }
-
-    typename F::Raw raw[R];
-    auto which = [&](uint32_t group, uint32_t &segment) {
-        segment = group >= first_group[1] ? (group >= first_group[2] ? 2 : 1) : 0;
-        return (group - first_group[segment]) * step;
-    };
-    auto load = [&](uint32_t group, uint32_t pass) {
-        const uint32_t u = pass * WARP + lane;
-        if (u >= units) return;
-        uint32_t segment;
-        const uint32_t row = which(group, segment);
-#pragma unroll
-        for (int r = 0; r < R; r++) {
-            const Segment &s = a.segments[pairs ? r / (R > 1 ? R / 2 : 1) : segment];
-            const uint32_t mine = min(row + (pairs ? r % (R > 1 ? R / 2 : 1) : r), s.rows - 1);
-            Planes planes = s.planes;
-            if (a.experts) {
-#pragma unroll
-                for (int p = 0; p < MAX_PLANES; p++) planes.p[p] += expert * s.expert_bytes[p];
-            }
-            raw[r] = F::load(planes, (size_t)mine * units + u);
+    for (int t = 0; t < T; t++) {
+        if (lane != t || t >= a.n_tokens) continue;
+        float y = first[t] + (s.bias ? s.bias[(size_t)expert * s.rows + row] : 0.0f);
+        if (a.epilogue == GATED) {
+            const Segment &up = a.segments[1];
+            y = gated(a.activation, y, second[t] + (up.bias ? up.bias[(size_t)expert * up.rows + row] : 0.0f), a.alpha, a.limit);
+        } else if (a.epilogue == PLAIN) {
+            y = activate(a.activation, y);
         }
-    };
-
-    uint32_t group = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, pass = 0;
-    if (group < groups) load(group, 0);
-    const uint32_t first = a.experts ? slot / a.slots_a_token : 0;
-    stage_x<F>(a, a.x + (size_t)first * a.x_stride, a.n_tokens, stride, xs, room);
-
-    float acc[R][T];
-#pragma unroll
-    for (int r = 0; r < R; r++)
-#pragma unroll
-        for (int t = 0; t < T; t++) acc[r][t] = 0.0f;
-
-    while (group < groups) {
-        typename F::Raw now[R];
-#pragma unroll
-        for (int r = 0; r < R; r++) now[r] = raw[r];
-        const bool last = pass + 1 == passes;
-        const uint32_t next_group = last ? group + warps : group, next_pass = last ? 0 : pass + 1;
-        if (next_group < groups) load(next_group, next_pass);
-
-        const uint32_t u = pass * WARP + lane;
-        if (u < units) {
-            if constexpr (F::GROUPS > 0) {
-                multiply_ints<F, T, R>(a, now, u, xs, stride, acc);
-            } else {
-                multiply_floats<F, T, R>(a, now, u, xs, stride, acc);
-            }
-        }
-
-        if (last) {
-            uint32_t segment;
-            const uint32_t row = which(group, segment);
-#pragma unroll
-            for (int r = 0; r < R; r++)
-#pragma unroll
-                for (int t = 0; t < T; t++) acc[r][t] = warp_sum(acc[r][t]);
-#pragma unroll
-            for (int r = 0; r < (R > 1 ? R : 1); r++) {
-#pragma unroll
-                for (int t = 0; t < T; t++) {
-                    if (lane != (r * T + t) % WARP || t >= a.n_tokens) continue;
-                    const Segment &s = a.segments[segment];
-                    const uint32_t mine = row + r;
-                    if (mine >= s.rows || (pairs && r >= R / 2)) continue;
-                    const float *bias = s.bias ? s.bias + (size_t)expert * s.rows : nullptr;
-                    float y = acc[r][t] + (bias ? bias[mine] : 0.0f);
-                    if (pairs) {
-                        const Segment &up = a.segments[1];
-                        const float *up_bias = up.bias ? up.bias + (size_t)expert * up.rows : nullptr;
-                        const float v = acc[R > 1 ? (r + R / 2) % R : 0][t] + (up_bias ? up_bias[mine] : 0.0f);
-                        y = gated(a.activation, y, v, a.alpha, a.limit);
-                    } else if (a.epilogue == PLAIN) {
-                        y = activate(a.activation, y);
-                    }
-                    float *to = s.out + (size_t)(a.experts ? slot : t) * s.out_stride + mine;
-                    y = finish(a, y);
-                    *to = a.epilogue == ADD ? *to + y : y;
-                }
-            }
-#pragma unroll
-            for (int r = 0; r < R; r++)
-#pragma unroll
-                for (int t = 0; t < T; t++) acc[r][t] = 0.0f;
-        }
-        group = next_group, pass = next_pass;
+        float *to = s.out + (size_t)(a.experts ? slot : t) * s.out_stride + row;
+        y = finish(a, y);
+        *to = a.epilogue == ADD ? *to + y : y;
     }
 }
 
-// Names for the host: matvec_Q4_K_1_4 is for one token, four rows a warp. In pairs R is even.
-#define INSTANCE(F, T, R) \
-    extern "C" __global__ void __launch_bounds__(256, 2) matvec_##F##_##T##_##R(const __grid_constant__ Matvec a) { matvec<F, T, R>(a); }
-#define INSTANCES(F) INSTANCE(F, 1, 1) INSTANCE(F, 1, 2) INSTANCE(F, 1, 4) INSTANCE(F, 2, 2) INSTANCE(F, 8, 2)
+template <class F, int T>
+__device__ __forceinline__ void matvec(const Matvec &a) {
+    extern __shared__ __align__(16) float xs[];
+    __shared__ float room[32];
+    const uint32_t lane = threadIdx.x % WARP, units = a.cols / F::UNIT, passes = (units + WARP - 1) / WARP;
+    const int stride = shared_stride<F>(a.cols);
+    const bool pairs = a.epilogue == GATED;
+    const uint32_t slot = blockIdx.y, expert = a.experts ? a.experts[slot] : 0;
+    const uint32_t rows0 = a.segments[0].rows, rows1 = rows0 + (a.n_segments > 1 ? a.segments[1].rows : 0);
+    const uint32_t items = pairs ? rows0 : rows1 + (a.n_segments > 2 ? a.segments[2].rows : 0);
+
+    // an item is a row, or in pairs a row of each matrix, one after the other; neighbouring items go to different multiprocessors
+    typename F::Raw raw;
+    auto locate = [&](uint32_t item, uint32_t &segment) {
+        segment = pairs || item < rows0 ? 0 : item < rows1 ? 1 : 2;
+        return segment == 0 ? item : item - (segment == 1 ? rows0 : rows1);
+    };
+    auto load = [&](uint32_t item, uint32_t half, uint32_t pass) {
+        const uint32_t u = pass * WARP + lane;
+        if (u >= units) return;
+        uint32_t segment;
+        const uint32_t row = locate(item, segment);
+        const Segment &s = a.segments[segment + half];
+        Planes planes = s.planes;
+        if (a.experts) {
+#pragma unroll
+            for (int p = 0; p < MAX_PLANES; p++) planes.p[p] += expert * s.expert_bytes[p];
+        }
+        raw = F::load(planes, (size_t)row * units + u);
+    };
+
+    const uint32_t step = gridDim.x * (blockDim.x / WARP);
+    uint32_t item = (threadIdx.x / WARP) * gridDim.x + blockIdx.x, half = 0, pass = 0;
+    if (item < items) load(item, 0, 0);
+    const uint32_t first_token = a.experts ? slot / a.slots_a_token : 0;
+    stage_x<F>(a, a.x + (size_t)first_token * a.x_stride, a.n_tokens, stride, xs, room);
+
+    float acc[T], first[T];
+#pragma unroll
+    for (int t = 0; t < T; t++) acc[t] = 0.0f;
+    while (item < items) {
+        const typename F::Raw now = raw;
+        const uint32_t u = pass * WARP + lane, of = item, of_half = half;
+        const bool ends = pass + 1 == passes;
+        if (ends) {
+            pass = 0, half ^= pairs ? 1 : 0;
+            if (half == 0) item += step;
+        } else {
+            pass++;
+        }
+        if (item < items) load(item, half, pass);
+        if (u < units) {
+            if constexpr (F::GROUPS > 0) {
+                multiply_ints<F, T>(a.n_tokens, now, u, xs, stride, acc);
+            } else {
+                multiply_floats<F, T>(a.n_tokens, now, u, xs, stride, acc);
+            }
+        }
+        if (!ends) continue;
+#pragma unroll
+        for (int t = 0; t < T; t++) acc[t] = warp_sum(acc[t]);
+        if (pairs && of_half == 0) {
+#pragma unroll
+            for (int t = 0; t < T; t++) first[t] = acc[t];
+        } else {
+            uint32_t segment;
+            const uint32_t row = locate(of, segment);
+            if (pairs) {
+                store_row<T>(a, a.segments[0], row, slot, first, acc);
+            } else {
+                store_row<T>(a, a.segments[segment], row, slot, acc, acc);
+            }
+        }
+#pragma unroll
+        for (int t = 0; t < T; t++) acc[t] = 0.0f;
+    }
+}
+
+// Names for the host: matvec_Q4_K_1 is for one token. Sixteen warps a block, always: the order of a norm's sum depends on it.
+#define INSTANCE(F, T, BLOCKS) \
+    extern "C" __global__ void __launch_bounds__(512, BLOCKS) matvec_##F##_##T(const __grid_constant__ Matvec a) { matvec<F, T>(a); }
+#define INSTANCES(F) INSTANCE(F, 1, 2) INSTANCE(F, 2, 1) INSTANCE(F, 8, 1)
 FOR_EACH_TYPE(INSTANCES)

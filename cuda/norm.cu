@@ -81,3 +81,16 @@ extern "C" __global__ void gate_rows(float *gate, const float *up, uint64_t n, u
     const uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i < n) gate[i] = up ? gated(activation, gate[i], up[i], alpha, limit) : activate(activation, gate[i]);
 }
+
+// hidden[t] *= sigmoid(share . norm(x[t])): how much a shared expert counts. One block a token; width as in Norm, out is hidden with
+// out_stride columns.
+extern "C" __global__ void __launch_bounds__(256) share_rows(const __grid_constant__ Norm a, const float *share) {
+    __shared__ float room[32];
+    const float *row = a.x + (size_t)blockIdx.x * a.x_stride;
+    const Moments m = moments(row, a, room);
+    float dot = 0.0f;
+    for (uint32_t c = threadIdx.x; c < a.width; c += blockDim.x) dot = fmaf(share[c], normed(a, m, row[c], c), dot);
+    const float factor = 1.0f / (1.0f + expf(-block_sum(dot, room)));
+    float *to = a.out + (size_t)blockIdx.x * a.out_stride;
+    for (uint32_t c = threadIdx.x; c < a.out_stride; c += blockDim.x) to[c] *= factor;
+}

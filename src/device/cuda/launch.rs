@@ -193,6 +193,7 @@ pub struct Attend {
     pub partial: Address,
     pub out: Address,
     pub sinks: Address,
+    pub arrived: Address,
     pub page_elements: u64,
     pub layer_offset: u64,
     pub n_heads: u32,
@@ -252,8 +253,11 @@ pub const CHOOSE_BLOCKS: u32 = 64;
 /// Positions that one block of `attend` works on.
 pub const SPLIT: usize = 128;
 
-/// Instances of `matvec`: tokens at once and rows a warp.
-pub const MATVEC_SHAPES: [(usize, usize); 5] = [(1, 1), (1, 2), (1, 4), (2, 2), (8, 2)];
+/// Instances of `matvec`: tokens at once.
+pub const MATVEC_TOKENS: [usize; 3] = [1, 2, 8];
+
+/// Threads of a block of `matvec`.
+pub const MATVEC_THREADS: usize = 512;
 
 /// Query heads that share a key head, for which `attend` was built.
 pub const ATTEND_GROUPS: [usize; 4] = [1, 4, 8, 16];
@@ -344,9 +348,15 @@ impl Kernels {
         self.launch(name, stream, grid, &mut [std::ptr::from_ref(args).cast_mut().cast()])
     }
 
-    /// `matvec` of a type, for (tokens, rows a warp) of [`MATVEC_SHAPES`].
-    pub fn matvec(&self, kind: TensorType, shape: (usize, usize), stream: &Stream, grid: Grid, args: &Matvec) -> Result<(), DriverError> {
-        self.launch_struct(&matvec_name(kind, shape), stream, grid, args)
+    /// `matvec` of a type, for at most `tokens`, one of [`MATVEC_TOKENS`].
+    pub fn matvec(&self, kind: TensorType, tokens: usize, stream: &Stream, grid: Grid, args: &Matvec) -> Result<(), DriverError> {
+        self.launch_struct(&matvec_name(kind, tokens), stream, grid, args)
+    }
+
+    /// `share_rows`: `args.out`, rows of `args.out_stride`, is multiplied by the sigmoid of `share` times the row of x, normalised.
+    pub fn share_rows(&self, stream: &Stream, rows: usize, args: &NormRows, mut share: Address) -> Result<(), DriverError> {
+        let args: &mut [*mut c_void] = &mut [std::ptr::from_ref(args).cast_mut().cast(), (&raw mut share).cast()];
+        self.launch("share_rows", stream, Grid::line(rows, 256, 0), args)
     }
 
     /// `matmul` of a type.
@@ -377,11 +387,6 @@ impl Kernels {
     /// `attend`, for f16 or f32 pages and groups of at most `group`, one of [`ATTEND_GROUPS`].
     pub fn attend(&self, kv: &str, group: usize, stream: &Stream, grid: Grid, args: &Attend) -> Result<(), DriverError> {
         self.launch_struct(&format!("attend_{kv}_{group}"), stream, grid, args)
-    }
-
-    /// `attend_combine`.
-    pub fn attend_combine(&self, stream: &Stream, grid: Grid, args: &Attend) -> Result<(), DriverError> {
-        self.launch_struct("attend_combine", stream, grid, args)
     }
 
     /// `attend_many`, for a width of [`ATTEND_MANY_WIDTHS`].
@@ -459,7 +464,7 @@ pub struct Combine {
     pub factor: f32,
 }
 
-/// "matvec_Q4_K_1_4".
-pub fn matvec_name(kind: TensorType, (tokens, rows): (usize, usize)) -> String {
-    format!("matvec_{}_{tokens}_{rows}", kind.name())
+/// "matvec_Q4_K_1".
+pub fn matvec_name(kind: TensorType, tokens: usize) -> String {
+    format!("matvec_{}_{tokens}", kind.name())
 }

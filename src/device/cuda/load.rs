@@ -9,7 +9,6 @@ use super::layout::MatrixLayout;
 use super::sizes::UPLOAD_BYTES;
 use super::{CudaDevice, DeviceError, LoadProgress};
 use crate::model::plan::{RopeOp, Shape, TensorId};
-use crate::model::spec::RopeScaling;
 
 /// Bytes of a page of the host's memory, and what copies are aligned to.
 const HOST_PAGE: usize = 4096;
@@ -28,9 +27,13 @@ impl CudaDevice {
         let total = self.weights.total_bytes();
         while self.upload.tensor < self.plan.tensors.len() {
             let i = self.upload.tensor;
-            let done = match self.plan.tensors[i].shape {
-                Shape::Vector(len) => self.upload_vector(i, len)?,
-                Shape::Matrix(..) => self.upload_rows(i)?,
+            let shape = self.plan.tensors[i].shape;
+            let done = match shape {
+                Shape::Vector(_) | Shape::Vectors(..) => {
+                    let (rows, cols) = shape.rows();
+                    self.upload_vector(i, rows * cols)?
+                }
+                Shape::Matrix(..) | Shape::Matrices(..) => self.upload_rows(i)?,
             };
             if done {
                 self.upload.tensor += 1;
@@ -107,20 +110,13 @@ impl CudaDevice {
         Ok(())
     }
 
-    fn rope_frequencies(&self, op: &RopeOp) -> Result<Vec<f32>, DeviceError> {
-        let dims = op.rope.dims;
-        let plain = |i: usize| f64::from(op.rope.base).powf(-((2 * i) as f64) / dims as f64) as f32;
-        let mut f: Vec<f32> = (0..dims / 2).map(plain).collect();
-        match (op.rope.scaling, op.factors) {
-            (RopeScaling::None, _) | (RopeScaling::Factors, None) => {}
-            (RopeScaling::Linear { factor }, _) => f.iter_mut().for_each(|f| *f /= factor),
-            (RopeScaling::Factors, Some(id)) => {
-                let mut factors = vec![0.0; f.len()];
-                self.weights_buffer.read(self.sizes.tensors_at[id.0], bytemuck::cast_slice_mut(&mut factors))?;
-                f.iter_mut().zip(factors).for_each(|(f, by)| *f /= by);
-            }
-        }
-        Ok(f)
+    fn rope_frequencies(&self, rope: &RopeOp) -> Result<Vec<f32>, DeviceError> {
+        let Some(id) = rope.factors else {
+            return Ok(rope.inverse_frequencies(None));
+        };
+        let mut factors = vec![0.0; rope.rope.dims / 2];
+        self.weights_buffer.read(self.sizes.tensors_at[id.0], bytemuck::cast_slice_mut(&mut factors))?;
+        Ok(rope.inverse_frequencies(Some(&factors)))
     }
 
     fn file_bytes(&self, offset: usize, len: usize) -> Result<&[u8], DeviceError> {

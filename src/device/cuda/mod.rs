@@ -9,6 +9,7 @@ pub mod launch;
 pub mod layout;
 mod load;
 mod ops;
+mod project;
 mod sizes;
 
 use std::time::{Duration, Instant};
@@ -176,7 +177,7 @@ impl CudaDevice {
         use sys::CUdevice_attribute as Of;
         let shared = context.attribute(Of::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
         let mut kernels = Kernels::load(shared)?;
-        ops::prepare(&mut kernels, &plan, &weights, kv)?;
+        project::prepare(&mut kernels, &plan, &weights, kv)?;
         let fingerprint = weights.fingerprint(&plan, (*file).as_ref());
         let layouts = sizes::layouts(&plan, &weights);
         let capacity = Capacity { step_tokens_max: STEP_TOKENS_MAX, pages: sizes.pages, vocab: plan.n_vocab };

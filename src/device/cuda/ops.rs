@@ -1,109 +1,52 @@
 //! The plan's operations as launches: one exhaustive match.
 //!
 //! Up to [`ROWS_MAX`] tokens an operation is one phase: `matvec` normalises, multiplies, activates and adds. More tokens are first
-//! normalised into f16 (`norm_half`), then multiplied on the tensor cores (`matmul`).
-
-use std::collections::BTreeSet;
+//! normalised into f16, then multiplied on the tensor cores; `project.rs` tells the two apart.
 
 use bytemuck::Zeroable;
 use cudarc::driver::DriverError;
 
 use super::launch::{
-    ATTEND_GROUPS, ATTEND_MANY_WIDTHS, Address, Attend, AttendMany, Embed, Grid, Kernels, MATVEC_SHAPES, Matmul, Matvec,
-    NormRows, Rope, SPLIT, Segment, TileSegment, epilogue, matvec_name, norm_kind,
+    ATTEND_GROUPS, ATTEND_MANY_WIDTHS, Address, Attend, AttendMany, Combine, Embed, Grid, NormRows, Rope, Route, SPLIT,
 };
-use super::layout::PLANES_MAX;
-use super::sizes::{Area, HALF_COLS_STEP, wide};
+use super::project::{Finish, Input, Part, activation, norm_numbers};
+use super::sizes::{Area, wide};
 use super::{CudaDevice, KvType, ROWS_MAX, Rows, kv_name};
-use crate::model::plan::{Matrix, NormOp, Op, Plan, RopeOp, Shape, TensorId};
-use crate::model::spec::{Activation, Norm, RopeStyle};
-use crate::model::weights::Weights;
-use crate::quant::TensorType;
+use crate::model::plan::{ExpertLinear, Hidden, Join, Linear, Matrix, NormOp, Op, Qkv, RopeOp, TensorId};
+use crate::model::spec::{Gating, Norm, RopeStyle};
 
 /// Multiplications that are enqueued before an event is recorded, about: some milliseconds of work.
 const GROUP_MACS: u64 = 400_000_000_000;
 
-/// Shared memory that the activations of a `matvec` may take.
-const ACTIVATION_BYTES_MAX: usize = 200 * 1024;
-
-/// Some rows of a matrix, and where their results go.
+/// The heads of a layer.
 #[derive(Clone, Copy, Debug)]
-struct Rows1 {
-    matrix: Matrix,
-    first_row: usize,
-    rows: usize,
-    bias: Option<TensorId>,
-    out: Address,
-    out_stride: usize,
+struct Heads {
+    layer: usize,
+    n: usize,
+    n_kv: usize,
+    dim: usize,
 }
 
-/// Input of a projection.
+/// Which scores attention keeps and how it changes them.
 #[derive(Clone, Copy, Debug)]
-struct Input {
-    x: Address,
-    stride: usize,
-    width: usize,
-    norm: Option<NormOp>,
-}
-
-/// What is done with a projection's results.
-#[derive(Clone, Copy, Debug)]
-struct Finish {
-    epilogue: u32,
-    activation: (u32, f32, f32),
+struct Scores {
     scale: f32,
-    softcap: f32,
-}
-
-impl Finish {
-    const SET: Self = Self { epilogue: epilogue::SET, activation: (0, 0.0, 0.0), scale: 1.0, softcap: 0.0 };
-    const ADD: Self = Self { epilogue: epilogue::ADD, ..Self::SET };
-}
-
-fn activation(a: Activation) -> (u32, f32, f32) {
-    match a {
-        Activation::SiluGated => (0, 0.0, 0.0),
-    }
-}
-
-fn norm_numbers(norm: Norm) -> (u32, f32) {
-    match norm {
-        Norm::Rms { eps } => (norm_kind::RMS, eps),
-    }
-}
-
-/// Finds every kernel that the plan will launch.
-pub fn prepare(kernels: &mut Kernels, plan: &Plan, weights: &Weights, kv: KvType) -> Result<(), DriverError> {
-    let of_matrices = plan.tensors.iter().enumerate().filter(|(_, t)| matches!(t.shape, Shape::Matrix(..)));
-    let kinds: BTreeSet<&str> = of_matrices.map(|(i, _)| weights.get(TensorId(i)).kind.name()).collect();
-    for kind in TensorType::ALL.into_iter().filter(|k| kinds.contains(k.name())) {
-        for shape in MATVEC_SHAPES {
-            kernels.prepare(&matvec_name(kind, shape))?;
-        }
-        kernels.prepare(&format!("matmul_{}", kind.name()))?;
-        kernels.prepare(&format!("embed_{}", kind.name()))?;
-    }
-    let kv = kv_name(kv);
-    for group in ATTEND_GROUPS {
-        kernels.prepare(&format!("attend_{kv}_{group}"))?;
-    }
-    for width in ATTEND_MANY_WIDTHS {
-        kernels.prepare(&format!("attend_many_{width}"))?;
-    }
-    kernels.prepare(&format!("rope_append_{kv}"))?;
-    for name in ["attend_combine", "norm_rows", "norm_half", "gate_rows", "split", "choose_parts", "choose", "route", "combine"] {
-        kernels.prepare(name)?;
-    }
-    Ok(())
+    window: Option<usize>,
+    sinks: Option<TensorId>,
+    softcap: Option<f32>,
 }
 
 impl CudaDevice {
-    fn at(&self, area: Area) -> Address {
+    pub(super) fn at(&self, area: Area) -> Address {
         self.scratch.at() + self.sizes.offset(area) as u64
     }
 
-    fn tensor(&self, id: TensorId) -> Address {
+    pub(super) fn tensor(&self, id: TensorId) -> Address {
         self.weights_buffer.at() + self.sizes.tensors_at[id.0] as u64
+    }
+
+    pub(super) fn optional(&self, id: Option<TensorId>) -> Address {
+        id.map_or(0, |id| self.tensor(id))
     }
 
     /// Where the frequencies of a rotary embedding lie.
@@ -114,10 +57,9 @@ impl CudaDevice {
 
     /// Records a step of one token.
     pub(super) fn capture(&mut self) -> Result<(), DriverError> {
-        // the first launches of a kernel may allocate, which a capture does not allow
         self.stream.wait()?;
-        let all = 0..self.plan.ops.len();
-        let graph = self.stream.capture(|| all.clone().try_for_each(|op| self.run_op(op, 1, Rows::Last)))?;
+        let mut all = 0..self.plan.ops.len();
+        let graph = self.stream.capture(|| all.try_for_each(|op| self.run_op(op, 1, Rows::Last)))?;
         self.graph = Some(graph);
         Ok(())
     }
@@ -136,294 +78,245 @@ impl CudaDevice {
 
     /// Multiplications of an operation for one token, about.
     fn macs(&self, op: &Op) -> u64 {
-        let of = |m: &Matrix| (m.rows * m.cols) as u64;
+        let of = |l: &Linear| (l.matrix.rows * l.matrix.cols) as u64;
+        let of_experts = |e: &ExpertLinear| (e.rows * e.cols) as u64;
         match op {
             Op::Embed { .. } | Op::Head { .. } => 0,
-            Op::AttnIn { q, k, v, .. } => of(q) + of(k) + of(v),
+            Op::AttnIn { qkv: Qkv::Separate { q, k, v }, .. } => of(q) + of(k) + of(v),
+            Op::AttnIn { qkv: Qkv::Fused(all), .. } => of(all),
             Op::Attend { n_heads, head_dim, .. } => (n_heads * head_dim * self.sizes.pages * 256) as u64,
-            Op::AttnOut { proj } => of(proj),
-            Op::FfnIn { gate, up, .. } => of(gate) + of(up),
-            Op::FfnOut { down } => of(down),
+            Op::AttnOut { proj, .. } => of(proj),
+            Op::FfnIn { hidden: Hidden::Gated { gate, up, .. }, .. } => of(gate) + of(up),
+            Op::FfnIn { hidden: Hidden::GatedFused { gate_up: l, .. } | Hidden::Plain { up: l, .. }, .. } => of(l),
+            Op::FfnOut { down, .. } => of(down),
+            Op::Route { router, .. } => of(router),
+            // each token reads its experts' weights anew: they count many times over
+            Op::ExpertsIn { gate, up, .. } => 64 * (of_experts(gate) + of_experts(up)),
+            Op::ExpertsOut { down, .. } => 64 * of_experts(down),
         }
     }
 
-    fn run_op(&self, op: usize, n: usize, rows: Rows) -> Result<(), DriverError> {
+    /// The residual stream as input.
+    fn stream(&self, norm: Option<NormOp>) -> Input {
         let n_embd = self.plan.n_embd;
-        let stream_in = |norm| Input { x: self.at(Area::X), stride: n_embd, width: n_embd, norm };
+        Input { x: self.at(Area::X), stride: n_embd, width: n_embd, norm }
+    }
+
+    fn run_op(&self, op: usize, n: usize, rows: Rows) -> Result<(), DriverError> {
         match &self.plan.ops[op] {
-            Op::Embed { table } => self.embed(*table, n),
-            Op::AttnIn { layer, norm, q, k, v, head_dim, rope } => {
-                let parts = [(q, Area::Q), (k, Area::K), (v, Area::V)]
-                    .map(|(m, to)| self.whole(*m, None, self.at(to), m.rows));
-                self.project(n, stream_in(Some(*norm)), &parts, Finish::SET)?;
-                self.rope_append(*layer, (q.rows / head_dim, k.rows / head_dim, *head_dim), rope, n)
+            Op::Embed { table, scale, positions } => self.embed(*table, *scale, *positions, n),
+            Op::AttnIn { layer, norm, qkv, n_heads, n_kv_heads, head_dim, q_norm, k_norm, rope } => {
+                let heads = Heads { layer: *layer, n: *n_heads, n_kv: *n_kv_heads, dim: *head_dim };
+                self.project(n, self.stream(*norm), &self.qkv(qkv, heads), Finish::SET)?;
+                self.rope_append(heads, (*q_norm, *k_norm), rope.as_ref(), n)
             }
-            Op::Attend { layer, n_heads, n_kv_heads, head_dim, scale } => {
-                self.attend(*layer, (*n_heads, *n_kv_heads, *head_dim), *scale, n)
+            Op::Attend { layer, n_heads, n_kv_heads, head_dim, scale, window, sinks, softcap } => {
+                let heads = Heads { layer: *layer, n: *n_heads, n_kv: *n_kv_heads, dim: *head_dim };
+                let scores = Scores { scale: *scale, window: *window, sinks: *sinks, softcap: *softcap };
+                self.attend(heads, scores, n)
             }
-            Op::AttnOut { proj } => {
-                let from = Input { x: self.at(Area::Heads), stride: proj.cols, width: proj.cols, norm: None };
-                let part = self.whole(*proj, None, self.at(Area::X), n_embd);
-                self.project(n, from, &[part], Finish::ADD)
+            Op::AttnOut { proj, join } => self.join(n, Area::Heads, proj, join),
+            Op::FfnIn { norm, hidden, share } => self.ffn_in(n, *norm, hidden, *share),
+            Op::FfnOut { down, join } => self.join(n, Area::Hidden, down, join),
+            Op::Route { norm, router, n_used, gating, scale } => self.route(n, *norm, router, (*n_used, *gating, *scale)),
+            Op::ExpertsIn { gate, up, activation: a } => {
+                let from = Input { x: self.at(Area::Normed), ..self.stream(None) };
+                let parts = [gate, up].map(|e| self.expert_part(e, self.at(Area::ExpertHidden)));
+                self.experts(n, from, &parts, Finish::gated(activation(*a)), self.used(op))
             }
-            Op::FfnIn { norm, gate, up, activation } => {
-                let parts = [(gate, Area::Hidden), (up, Area::Up)]
-                    .map(|(m, to)| self.whole(*m, None, self.at(to), m.rows));
-                self.gated(n, stream_in(Some(*norm)), parts, self::activation(*activation))
-            }
-            Op::FfnOut { down } => {
-                let from = Input { x: self.at(Area::Hidden), stride: down.cols, width: down.cols, norm: None };
-                let part = self.whole(*down, None, self.at(Area::X), n_embd);
-                self.project(n, from, &[part], Finish::ADD)
-            }
+            Op::ExpertsOut { down, join } => self.experts_out(n, down, join, self.used(op)),
             Op::Head { .. } => match rows {
-                Rows::None => Ok(()),
                 Rows::Last => self.head_rows(n - 1, 1),
                 Rows::All if n <= ROWS_MAX => self.head_rows(0, n),
-                Rows::All => Ok(()), // when they are asked for
+                Rows::None | Rows::All => Ok(()), // of many rows when they are asked for
             },
         }
+    }
+
+    fn embed(&self, table: Matrix, scale: f32, positions: Option<Matrix>, n: usize) -> Result<(), DriverError> {
+        let one = |table: Matrix, scale: f32, add: u32| {
+            let args = Embed {
+                table: self.planes(table.tensor, 0),
+                step: self.at(Area::Step),
+                x: self.at(Area::X),
+                cols: table.cols.next_multiple_of(32) as u32,
+                width: table.cols as u32,
+                scale,
+                add,
+            };
+            let kind = self.weights.get(table.tensor).kind;
+            let blocks = (table.cols.div_ceil(8 * 64) as u32, n as u32, 1);
+            self.kernels.embed(kind, &self.stream, Grid { blocks, threads: 64, shared_bytes: 0 }, &args)
+        };
+        one(table, scale, 0)?;
+        positions.map_or(Ok(()), |positions| one(positions, 1.0, 1))
+    }
+
+    /// The rows of queries, keys and values, in three tensors or one.
+    fn qkv(&self, qkv: &Qkv, heads: Heads) -> [Part; 3] {
+        let (q, kv) = (heads.n * heads.dim, heads.n_kv * heads.dim);
+        let to = |area, width| (self.at(area), width);
+        match qkv {
+            Qkv::Separate { q: a, k: b, v: c } => {
+                [(a, to(Area::Q, q)), (b, to(Area::K, kv)), (c, to(Area::V, kv))].map(|(l, to)| Part::whole(l, to))
+            }
+            Qkv::Fused(all) => [
+                Part::rows(all, 0..q, to(Area::Q, q)),
+                Part::rows(all, q..q + kv, to(Area::K, kv)),
+                Part::rows(all, q + kv..q + 2 * kv, to(Area::V, kv)),
+            ],
+        }
+    }
+
+    /// x += scale × norm(proj · from + bias).
+    fn join(&self, n: usize, from: Area, proj: &Linear, join: &Join) -> Result<(), DriverError> {
+        let (width, n_embd) = (proj.matrix.cols, self.plan.n_embd);
+        let from = Input { x: self.at(from), stride: width, width, norm: None };
+        let Some(norm) = join.norm else {
+            let part = Part::whole(proj, (self.at(Area::X), n_embd));
+            return self.project(n, from, &[part], Finish::add(join.scale));
+        };
+        let added = self.at(Area::Added);
+        self.project(n, from, &[Part::whole(proj, (added, n_embd))], Finish::SET)?;
+        let args = NormRows { scale: join.scale, add: 1, ..self.norm_args(added, self.at(Area::X), &norm) };
+        self.kernels.norm_rows(&self.stream, n, &args)
+    }
+
+    /// Rows of `norm.len` values, one after another.
+    fn norm_args(&self, x: Address, out: Address, norm: &NormOp) -> NormRows {
+        let (kind, eps) = norm_numbers(norm.norm);
+        NormRows {
+            x,
+            out,
+            weight: self.tensor(norm.weight),
+            bias: self.optional(norm.bias),
+            width: norm.len as u32,
+            cols: norm.len as u32,
+            x_stride: norm.len as u32,
+            out_stride: norm.len as u32,
+            norm: kind,
+            eps,
+            scale: 1.0,
+            ..NormRows::zeroed()
+        }
+    }
+
+    fn ffn_in(&self, n: usize, norm: Option<NormOp>, hidden: &Hidden, share: Option<TensorId>) -> Result<(), DriverError> {
+        let width = hidden.n_ff();
+        let (to, second) = ((self.at(Area::Hidden), width), (self.at(Area::Up), width));
+        let from = self.stream(norm);
+        match hidden {
+            Hidden::Gated { gate, up, activation: a } => {
+                self.gated(n, from, [Part::whole(gate, to), Part::whole(up, second)], activation(*a))?;
+            }
+            Hidden::GatedFused { gate_up, activation: a } => {
+                let parts = [Part::rows(gate_up, 0..width, to), Part::rows(gate_up, width..2 * width, second)];
+                self.gated(n, from, parts, activation(*a))?;
+            }
+            Hidden::Plain { up, activation: a } => {
+                self.project(n, from, &[Part::whole(up, to)], Finish::plain(activation(*a)))?;
+            }
+        }
+        let Some(share) = share else {
+            return Ok(());
+        };
+        let mut args = NormRows { out_stride: width as u32, out: to.0, x: from.x, ..NormRows::zeroed() };
+        (args.width, args.x_stride) = (from.width as u32, from.stride as u32);
+        if let Some(norm) = norm {
+            (args.norm, args.eps) = norm_numbers(norm.norm);
+            (args.weight, args.bias) = (self.tensor(norm.weight), self.optional(norm.bias));
+        }
+        self.kernels.share_rows(&self.stream, n, &args, self.tensor(share))
     }
 
     /// Logits of some rows of the residual stream, at most [`ROWS_MAX`].
     pub(super) fn head_rows(&self, first: usize, n: usize) -> Result<(), DriverError> {
-        let Some(Op::Head { norm, logits }) = self.plan.ops.last() else {
+        let Some(Op::Head { norm, logits, scale, softcap }) = self.plan.ops.last() else {
             return Ok(());
         };
-        let n_embd = self.plan.n_embd;
-        let x = self.at(Area::X) + (first * n_embd * 4) as u64;
-        let part = self.whole(*logits, None, self.at(Area::Logits), logits.rows);
-        self.project(n, Input { x, stride: n_embd, width: n_embd, norm: Some(*norm) }, &[part], Finish::SET)
+        let mut from = self.stream(Some(*norm));
+        from.x += (first * self.plan.n_embd * 4) as u64;
+        let part = Part::whole(logits, (self.at(Area::Logits), logits.matrix.rows));
+        self.project(n, from, &[part], Finish { scale: *scale, softcap: softcap.unwrap_or(0.0), ..Finish::SET })
     }
 
-    fn whole(&self, matrix: Matrix, bias: Option<TensorId>, out: Address, out_stride: usize) -> Rows1 {
-        Rows1 { matrix, first_row: 0, rows: matrix.rows, bias, out, out_stride }
-    }
-
-    fn embed(&self, table: Matrix, n: usize) -> Result<(), DriverError> {
-        let kind = self.weights.get(table.tensor).kind;
-        let args = Embed {
-            table: self.planes(table.tensor, 0),
-            step: self.at(Area::Step),
-            x: self.at(Area::X),
-            cols: table.cols.next_multiple_of(32) as u32,
-            width: table.cols as u32,
-            scale: 1.0,
-            add: 0,
-        };
-        let grid = Grid { blocks: (table.cols.div_ceil(8 * 64) as u32, n as u32, 1), threads: 64, shared_bytes: 0 };
-        self.kernels.embed(kind, &self.stream, grid, &args)
-    }
-
-    /// Where a row begins in each plane of a matrix.
-    fn planes(&self, id: TensorId, row: usize) -> [Address; PLANES_MAX] {
-        let base = self.tensor(id);
-        let mut at = [base; PLANES_MAX];
-        if let Some(layout) = &self.layouts[id.0] {
-            for (at, p) in at.iter_mut().zip(&layout.planes) {
-                *at = base + (p.at + row * p.row_bytes) as u64;
+    fn rope_append(&self, heads: Heads, norms: (Option<NormOp>, Option<NormOp>), rope: Option<&RopeOp>, n: usize) -> Result<(), DriverError> {
+        let Heads { layer, n: n_heads, n_kv, dim } = heads;
+        let (q, k) = (self.at(Area::Q), self.at(Area::K));
+        // a norm of each head goes with the rotation; one of all heads together goes before it
+        let within = |norm: Option<NormOp>, x: Address, count: usize| match norm {
+            Some(NormOp { norm: Norm::Rms { eps }, weight, bias: None, len }) if len == dim => Ok((self.tensor(weight), eps)),
+            Some(norm) => {
+                let rows = n * count * dim / norm.len;
+                self.kernels.norm_rows(&self.stream, rows, &self.norm_args(x, x, &norm)).map(|()| (0, 0.0))
             }
-        }
-        at
-    }
-
-    /// Multiplies; parts of the same type together.
-    fn project(&self, n: usize, from: Input, parts: &[Rows1], finish: Finish) -> Result<(), DriverError> {
-        if n > ROWS_MAX {
-            self.to_half(n, from)?;
-        }
-        let kind = |part: &Rows1| self.weights.get(part.matrix.tensor).kind;
-        let mut rest = parts;
-        while let Some(first) = rest.first() {
-            let same = rest.iter().take_while(|p| kind(p) == kind(first)).count();
-            self.project_same(n, from, kind(first), &rest[..same], finish)?;
-            rest = &rest[same..];
-        }
-        Ok(())
-    }
-
-    fn project_same(&self, n: usize, from: Input, kind: TensorType, parts: &[Rows1], finish: Finish) -> Result<(), DriverError> {
-        if n > ROWS_MAX {
-            return self.matmul(n, from, kind, parts, finish);
-        }
-        let stride_bytes = shared_stride_bytes(kind, parts[0].matrix.cols.next_multiple_of(32));
-        let at_once = (ACTIVATION_BYTES_MAX / stride_bytes).clamp(1, n);
-        let mut first = 0;
-        while first < n {
-            let now = at_once.min(n - first);
-            let input = Input { x: from.x + (first * from.stride * 4) as u64, ..from };
-            let moved = |p: &Rows1| Rows1 { out: p.out + (first * p.out_stride * 4) as u64, ..*p };
-            let parts: Vec<Rows1> = parts.iter().map(moved).collect();
-            self.matvec(now, input, kind, &parts, finish, now * stride_bytes)?;
-            first += now;
-        }
-        Ok(())
-    }
-
-    /// activation(gate, up): at once where both have the same type, otherwise after both.
-    fn gated(&self, n: usize, from: Input, parts: [Rows1; 2], activation: (u32, f32, f32)) -> Result<(), DriverError> {
-        let [gate, up] = &parts;
-        if self.weights.get(gate.matrix.tensor).kind == self.weights.get(up.matrix.tensor).kind {
-            return self.project(n, from, &parts, Finish { epilogue: epilogue::GATED, activation, ..Finish::SET });
-        }
-        self.project(n, from, &parts, Finish::SET)?;
-        self.kernels.gate_rows(&self.stream, (gate.out, up.out), (n * gate.rows) as u64, activation)
-    }
-
-    fn matvec(&self, n: usize, from: Input, kind: TensorType, parts: &[Rows1], finish: Finish, shared_bytes: usize) -> Result<(), DriverError> {
-        let rows: usize = parts.iter().map(|p| p.rows).sum();
-        let pairs = finish.epilogue == epilogue::GATED;
-        let warps = self.multiprocessors * 16;
-        let shape = match n {
-            1 if rows >= 4 * warps => (1, 4),
-            1 if pairs || rows >= 2 * warps => (1, 2),
-            1 => (1, 1),
-            2 => (2, 2),
-            _ => (8, 2),
+            None => Ok((0, 0.0)),
         };
-        let mut args = Matvec::zeroed();
-        for (segment, part) in args.segments.iter_mut().zip(parts) {
-            *segment = self.segment(part);
-        }
-        args.n_segments = parts.len() as u32;
-        (args.cols, args.width) = (parts[0].matrix.cols.next_multiple_of(32) as u32, from.width as u32);
-        (args.x, args.x_stride, args.n_tokens) = (from.x, from.stride as u32, n as u32);
-        if let Some(norm) = from.norm {
-            (args.norm, args.eps) = norm_numbers(norm.norm);
-            args.norm_weight = self.tensor(norm.weight);
-        }
-        (args.epilogue, args.scale, args.softcap) = (finish.epilogue, finish.scale, finish.softcap);
-        (args.activation, args.alpha, args.limit) = finish.activation;
-        let groups = rows.div_ceil(shape.1) + parts.len();
-        let a_multiprocessor = match shape {
-            (1, 1) => 4,
-            (1, 2) => 3,
-            _ => 2,
-        };
-        let resident = a_multiprocessor.min((220 * 1024 / shared_bytes).max(1));
-        let blocks = groups.div_ceil(8).min(self.multiprocessors * resident);
-        self.kernels.matvec(kind, shape, &self.stream, Grid::line(blocks, 256, shared_bytes), &args)
-    }
-
-    fn segment(&self, part: &Rows1) -> Segment {
-        Segment {
-            planes: self.planes(part.matrix.tensor, part.first_row),
-            expert_bytes: [0; PLANES_MAX],
-            out: part.out,
-            bias: part.bias.map_or(0, |id| self.tensor(id) + (part.first_row * 4) as u64),
-            rows: part.rows as u32,
-            out_stride: part.out_stride as u32,
-        }
-    }
-
-    /// Normalises rows into f16.
-    fn to_half(&self, n: usize, from: Input) -> Result<(), DriverError> {
-        let stride = from.width.next_multiple_of(HALF_COLS_STEP);
-        let mut args = NormRows {
-            x: from.x,
-            half_out: self.at(Area::Half),
-            scales: self.at(Area::HalfScales),
-            width: from.width as u32,
-            cols: stride as u32,
-            x_stride: from.stride as u32,
-            out_stride: stride as u32,
-            ..NormRows::zeroed()
-        };
-        if let Some(norm) = from.norm {
-            (args.norm, args.eps) = norm_numbers(norm.norm);
-            args.weight = self.tensor(norm.weight);
-        }
-        self.kernels.norm_half(&self.stream, n, &args)
-    }
-
-    fn matmul(&self, n: usize, from: Input, kind: TensorType, parts: &[Rows1], finish: Finish) -> Result<(), DriverError> {
-        let pairs = finish.epilogue == epilogue::GATED;
-        let mut args = Matmul::zeroed();
-        for (segment, p) in args.segments.iter_mut().zip(parts) {
-            let Segment { planes, out, bias, rows, out_stride, .. } = self.segment(p);
-            *segment = TileSegment { planes, out, bias, rows, out_stride };
-        }
-        args.n_segments = parts.len() as u32;
-        args.cols = parts[0].matrix.cols.next_multiple_of(32) as u32;
-        (args.x, args.scales) = (self.at(Area::Half), self.at(Area::HalfScales));
-        args.x_stride = from.width.next_multiple_of(HALF_COLS_STEP) as u32;
-        args.n_tokens = n as u32;
-        (args.epilogue, args.scale, args.softcap) = (finish.epilogue, finish.scale, finish.softcap);
-        (args.activation, args.alpha, args.limit) = finish.activation;
-        let tiles: usize = match parts {
-            [first, _] if pairs => first.rows.div_ceil(64),
-            parts => parts.iter().map(|p| p.rows.div_ceil(128)).sum(),
-        };
-        let pass = if pad_columns(kind) == 128 { 128 } else { 64 };
-        let shared_bytes = 2 * (128 + 128) * (pass + 8) * 2;
-        let grid = Grid { blocks: (n.div_ceil(128) as u32, tiles as u32, 1), threads: 256, shared_bytes };
-        self.kernels.matmul(kind, &self.stream, grid, &args)
-    }
-
-    fn rope_append(&self, layer: usize, (n_heads, n_kv_heads, head_dim): (usize, usize, usize), rope: &RopeOp, n: usize) -> Result<(), DriverError> {
+        let (q_norm, q_eps) = within(norms.0, q, n_heads)?;
+        let (k_norm, k_eps) = within(norms.1, k, n_kv)?;
         let args = Rope {
             step: self.at(Area::Step),
-            q: self.at(Area::Q),
-            k: self.at(Area::K),
+            q,
+            k,
             v: self.at(Area::V),
             pool: self.pool.at(),
             page_elements: self.sizes.page_elements as u64,
             layer_offset: self.sizes.layers_at[layer] as u64,
-            q_norm: 0,
-            k_norm: 0,
-            frequencies: self.frequencies(rope),
+            q_norm,
+            k_norm,
+            frequencies: rope.map_or(0, |rope| self.frequencies(rope)),
             n_heads: n_heads as u32,
-            n_kv_heads: n_kv_heads as u32,
-            head_dim: head_dim as u32,
-            wide: wide(head_dim) as u32,
-            q_stride: (n_heads * head_dim) as u32,
-            kv_stride: (n_kv_heads * head_dim) as u32,
-            dims: rope.rope.dims as u32,
-            halves: match rope.rope.style {
+            n_kv_heads: n_kv as u32,
+            head_dim: dim as u32,
+            wide: wide(dim) as u32,
+            q_stride: (n_heads * dim) as u32,
+            kv_stride: (n_kv * dim) as u32,
+            dims: rope.map_or(0, |rope| rope.rope.dims as u32),
+            halves: rope.map_or(0, |rope| match rope.style() {
                 RopeStyle::Interleaved => 0,
                 RopeStyle::Halves => 1,
-            },
-            magnitude: 1.0,
-            eps: 0.0,
+            }),
+            magnitude: rope.map_or(1.0, RopeOp::magnitude),
+            eps: q_eps.max(k_eps),
         };
-        let blocks = ((n_heads + 2 * n_kv_heads) as u32, n as u32, 1);
-        let threads = (head_dim.div_ceil(2).next_multiple_of(32)).clamp(32, 256) as u32;
-        let grid = Grid { blocks, threads, shared_bytes: head_dim * 4 };
+        let threads = (dim.div_ceil(2).next_multiple_of(32)).clamp(32, 256) as u32;
+        let grid = Grid { blocks: ((n_heads + 2 * n_kv) as u32, n as u32, 1), threads, shared_bytes: dim * 4 };
         self.kernels.rope_append(kv_name(self.kv), &self.stream, grid, &args)
     }
 
-    fn attend(&self, layer: usize, (n_heads, n_kv_heads, head_dim): (usize, usize, usize), scale: f32, n: usize) -> Result<(), DriverError> {
-        let many = ATTEND_MANY_WIDTHS.contains(&head_dim) && self.kv == KvType::F16;
-        if n > ROWS_MAX && many {
-            let args = AttendMany {
-                step: self.at(Area::Step),
-                q: self.at(Area::Q),
-                pool: self.pool.at(),
-                out: self.at(Area::Heads),
-                sinks: 0,
-                page_elements: self.sizes.page_elements as u64,
-                layer_offset: self.sizes.layers_at[layer] as u64,
-                n_heads: n_heads as u32,
-                n_kv_heads: n_kv_heads as u32,
-                q_stride: (n_heads * head_dim) as u32,
-                out_stride: (n_heads * head_dim) as u32,
-                window: 0,
-                scale,
-                softcap: 0.0,
-                end: 0,
-            };
-            let shared_bytes = 3 * 64 * (head_dim + 8) * 2;
-            let grid = Grid { blocks: (n.div_ceil(64) as u32, n_heads as u32, 1), threads: 128, shared_bytes };
-            return self.kernels.attend_many(head_dim, &self.stream, grid, &args);
+    fn attend(&self, heads: Heads, scores: Scores, n: usize) -> Result<(), DriverError> {
+        if n > ROWS_MAX && ATTEND_MANY_WIDTHS.contains(&heads.dim) && self.kv == KvType::F16 {
+            return self.attend_many(heads, scores, n);
         }
-        (0..n).step_by(ROWS_MAX).try_for_each(|first| {
-            let rows = ROWS_MAX.min(n - first);
-            self.attend_few(layer, (n_heads, n_kv_heads, head_dim), scale, first, rows)
-        })
+        (0..n).step_by(ROWS_MAX).try_for_each(|first| self.attend_few(heads, scores, first, ROWS_MAX.min(n - first)))
     }
 
-    fn attend_few(&self, layer: usize, (n_heads, n_kv_heads, head_dim): (usize, usize, usize), scale: f32, first: usize, n: usize) -> Result<(), DriverError> {
-        let stride = n_heads * head_dim;
+    fn attend_many(&self, heads: Heads, scores: Scores, n: usize) -> Result<(), DriverError> {
+        let stride = (heads.n * heads.dim) as u32;
+        let args = AttendMany {
+            step: self.at(Area::Step),
+            q: self.at(Area::Q),
+            pool: self.pool.at(),
+            out: self.at(Area::Heads),
+            sinks: self.optional(scores.sinks),
+            page_elements: self.sizes.page_elements as u64,
+            layer_offset: self.sizes.layers_at[heads.layer] as u64,
+            n_heads: heads.n as u32,
+            n_kv_heads: heads.n_kv as u32,
+            q_stride: stride,
+            out_stride: stride,
+            window: scores.window.unwrap_or(0) as u32,
+            scale: scores.scale,
+            softcap: scores.softcap.unwrap_or(0.0),
+            end: 0,
+        };
+        let shared_bytes = 3 * 64 * (heads.dim + 8) * 2;
+        let grid = Grid { blocks: (n.div_ceil(64) as u32, heads.n as u32, 1), threads: 128, shared_bytes };
+        self.kernels.attend_many(heads.dim, &self.stream, grid, &args)
+    }
+
+    fn attend_few(&self, heads: Heads, scores: Scores, first: usize, n: usize) -> Result<(), DriverError> {
+        let (group, stride) = (heads.n / heads.n_kv, heads.n * heads.dim);
         let moved = (first * stride * 4) as u64;
         let args = Attend {
             step: self.at(Area::Step),
@@ -431,48 +324,84 @@ impl CudaDevice {
             pool: self.pool.at(),
             partial: self.at(Area::Partial),
             out: self.at(Area::Heads) + moved,
-            sinks: 0,
+            sinks: self.optional(scores.sinks),
+            arrived: self.at(Area::Arrived),
             page_elements: self.sizes.page_elements as u64,
-            layer_offset: self.sizes.layers_at[layer] as u64,
-            n_heads: n_heads as u32,
-            n_kv_heads: n_kv_heads as u32,
-            head_dim: head_dim as u32,
-            wide: wide(head_dim) as u32,
+            layer_offset: self.sizes.layers_at[heads.layer] as u64,
+            n_heads: heads.n as u32,
+            n_kv_heads: heads.n_kv as u32,
+            head_dim: heads.dim as u32,
+            wide: wide(heads.dim) as u32,
             q_stride: stride as u32,
             out_stride: stride as u32,
             max_splits: self.sizes.splits() as u32,
-            window: 0,
-            scale,
-            softcap: 0.0,
+            window: scores.window.unwrap_or(0) as u32,
+            scale: scores.scale,
+            softcap: scores.softcap.unwrap_or(0.0),
             first_token: first as u32,
             end: 0,
         };
-        let group = n_heads / n_kv_heads;
         let built_for = ATTEND_GROUPS.into_iter().find(|g| *g >= group).unwrap_or(group);
-        let splits = self.sizes.splits().min((2 * self.multiprocessors).div_ceil(n_kv_heads));
-        let shared_bytes = (group * wide(head_dim) + group * SPLIT + 32 + 1024 + wide(head_dim)) * 4;
-        let grid = Grid { blocks: (n_kv_heads as u32, splits as u32, n as u32), threads: SPLIT as u32, shared_bytes };
-        self.kernels.attend(kv_name(self.kv), built_for, &self.stream, grid, &args)?;
-        let grid = Grid { blocks: (n_heads as u32, n as u32, 1), threads: 128, shared_bytes: 0 };
-        self.kernels.attend_combine(&self.stream, grid, &args)
+        let splits = self.sizes.splits().min((2 * self.multiprocessors).div_ceil(heads.n_kv));
+        let shared_bytes = (group * wide(heads.dim) + group * SPLIT + 8 * built_for + 1024 + wide(heads.dim)) * 4;
+        let grid = Grid { blocks: (heads.n_kv as u32, splits as u32, n as u32), threads: SPLIT as u32, shared_bytes };
+        self.kernels.attend(kv_name(self.kv), built_for, &self.stream, grid, &args)
     }
-}
 
-/// Shared memory that one token's activations take in `matvec`: `shared_stride` of `cuda/matvec.cu`, or a little more.
-fn shared_stride_bytes(kind: TensorType, cols: usize) -> usize {
-    match kind {
-        TensorType::F32 | TensorType::F16 | TensorType::BF16 => (cols + cols / 32 * 4 + 8) * 4,
-        _ => cols.div_ceil(128) * 4 * 80,
+    /// Experts that a token goes through, as the layer's `Route` before says.
+    fn used(&self, op: usize) -> usize {
+        let before = self.plan.ops[..op].iter().rev();
+        let used = |op: &Op| if let Op::Route { n_used, .. } = op { Some(*n_used) } else { None };
+        before.into_iter().find_map(used).unwrap_or(1)
     }
-}
 
-/// Columns after which activations in shared memory are padded: 2^PAD of `cuda/quant.cuh`.
-const fn pad_columns(kind: TensorType) -> usize {
-    match kind {
-        TensorType::Q2_K | TensorType::Q3_K | TensorType::Q6_K => 128,
-        TensorType::Q4_K | TensorType::Q5_K => 64,
-        TensorType::F32 | TensorType::F16 | TensorType::BF16 | TensorType::Q8_K => 32,
-        TensorType::Q4_0 | TensorType::Q4_1 | TensorType::Q5_0 | TensorType::Q5_1 => 32,
-        TensorType::Q8_0 | TensorType::IQ4_NL | TensorType::IQ4_XS | TensorType::MXFP4 => 32,
+    /// Which experts each token goes to, and norm(x) for them. The router is always multiplied in f32: a choice has no tolerance.
+    fn route(&self, n: usize, norm: Option<NormOp>, router: &Linear, (n_used, gating, scale): (usize, Gating, f32)) -> Result<(), DriverError> {
+        let (n_embd, n_experts) = (self.plan.n_embd, router.matrix.rows);
+        let (x, normed) = (self.at(Area::X), self.at(Area::Normed));
+        let args = match norm {
+            Some(norm) => self.norm_args(x, normed, &norm),
+            None => {
+                let width = n_embd as u32;
+                NormRows { x, out: normed, width, x_stride: width, out_stride: width, scale: 1.0, ..NormRows::zeroed() }
+            }
+        };
+        self.kernels.norm_rows(&self.stream, n, &args)?;
+        for first in (0..n).step_by(ROWS_MAX) {
+            let from = Input { x: normed + (first * n_embd * 4) as u64, ..self.stream(None) };
+            let to = self.at(Area::Router) + (first * n_experts * 4) as u64;
+            self.project(ROWS_MAX.min(n - first), from, &[Part::whole(router, (to, n_experts))], Finish::SET)?;
+        }
+        let args = Route {
+            logits: self.at(Area::Router),
+            bias: 0,
+            ids: self.at(Area::ExpertIds),
+            weights: self.at(Area::ExpertShares),
+            n_experts: n_experts as u32,
+            n_used: n_used as u32,
+            n_tokens: n as u32,
+            gating: match gating {
+                Gating::SoftmaxOfUsed => 0,
+                Gating::SoftmaxOfAll => 1,
+            },
+            scale,
+            end: 0,
+        };
+        self.kernels.route(&self.stream, &args)
+    }
+
+    fn experts_out(&self, n: usize, down: &ExpertLinear, join: &Join, n_used: usize) -> Result<(), DriverError> {
+        let from = Input { x: self.at(Area::ExpertHidden), stride: down.cols, width: down.cols, norm: None };
+        let part = self.expert_part(down, self.at(Area::ExpertAdded));
+        self.experts_of_slots(n * n_used, from, &part)?;
+        let args = Combine {
+            x: self.at(Area::X),
+            y: self.at(Area::ExpertAdded),
+            weights: self.at(Area::ExpertShares),
+            width: self.plan.n_embd as u32,
+            n_used: n_used as u32,
+            factor: join.scale,
+        };
+        self.kernels.combine(&self.stream, n, args)
     }
 }

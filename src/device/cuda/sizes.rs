@@ -37,8 +37,22 @@ pub enum Area {
     Half,
     /// Their rows' scales.
     HalfScales,
+    /// The residual stream, normalised, for the experts.
+    Normed,
+    /// Logits of the router.
+    Router,
+    /// Which experts a token goes to.
+    ExpertIds,
+    /// How much each counts.
+    ExpertShares,
+    /// Hidden layers of the experts: (tokens × n_used, width).
+    ExpertHidden,
+    /// What the experts add: (tokens × n_used, n_embd).
+    ExpertAdded,
     /// Partial results of attention.
     Partial,
+    /// Blocks that have left theirs.
+    Arrived,
     /// Logits of [`ROWS_MAX`] rows.
     Logits,
     /// Partial results of the choice of a token.
@@ -58,6 +72,9 @@ struct Widths {
     cols: usize,
     head: usize,
     heads: usize,
+    experts: usize,
+    experts_used: usize,
+    expert_hidden: usize,
 }
 
 /// Every size.
@@ -82,6 +99,10 @@ pub struct Sizes {
     vocab: usize,
 }
 
+/// Most query heads that share a key head, and the widest head.
+const GROUP_MAX: usize = 16;
+const HEAD_MAX: usize = 1024;
+
 /// Width of a head in a page.
 pub const fn wide(head_dim: usize) -> usize {
     head_dim.next_multiple_of(8)
@@ -90,8 +111,11 @@ pub const fn wide(head_dim: usize) -> usize {
 /// Layouts of the plan's matrices; `None` for vectors.
 pub fn layouts(plan: &Plan, weights: &Weights) -> Vec<Option<MatrixLayout>> {
     let of = |(i, decl): (usize, &crate::model::plan::TensorDecl)| match decl.shape {
-        Shape::Vector(_) => None,
-        Shape::Matrix(rows, cols) => Some(MatrixLayout::new(weights.get(TensorId(i)).kind, rows, cols)),
+        Shape::Vector(_) | Shape::Vectors(..) => None,
+        Shape::Matrix(..) | Shape::Matrices(..) => {
+            let (rows, cols) = decl.shape.rows();
+            Some(MatrixLayout::new(weights.get(TensorId(i)).kind, rows, cols))
+        }
     };
     plan.tensors.iter().enumerate().map(of).collect()
 }
@@ -110,10 +134,12 @@ impl Sizes {
             .tensors
             .iter()
             .zip(&layouts)
-            .map(|(decl, layout)| match (decl.shape, layout) {
-                (Shape::Vector(n), _) => take(n * 4),
-                (Shape::Matrix(..), Some(layout)) => take(layout.bytes),
-                (Shape::Matrix(..), None) => take(0),
+            .map(|(decl, layout)| match layout {
+                Some(layout) => take(layout.bytes),
+                None => {
+                    let (rows, cols) = decl.shape.rows();
+                    take(rows * cols * 4)
+                }
             })
             .collect();
         let ropes = ropes(plan).into_iter().map(|rope| {
@@ -179,10 +205,10 @@ impl Sizes {
 fn ropes(plan: &Plan) -> Vec<RopeOp> {
     let mut all: Vec<RopeOp> = Vec::new();
     for op in &plan.ops {
-        if let Op::AttnIn { rope, .. } = op
+        if let Op::AttnIn { rope: Some(rope), .. } = op
             && !all.contains(rope)
         {
-            all.push(rope.clone());
+            all.push(*rope);
         }
     }
     all
@@ -221,6 +247,16 @@ fn areas(plan: &Plan, w: Widths, pages: usize) -> ([usize; AREAS], usize) {
     area(Area::HalfScales, tokens * 4);
     let splits = positions(pages).div_ceil(SPLIT);
     area(Area::Partial, ROWS_MAX * w.heads * splits * (wide(w.head) + 2) * 4);
+    area(Area::Arrived, ROWS_MAX * w.heads * 4);
+    if w.experts > 0 {
+        let slots = tokens * w.experts_used;
+        area(Area::Normed, tokens * plan.n_embd * 4);
+        area(Area::Router, tokens * w.experts * 4);
+        area(Area::ExpertIds, slots * 4);
+        area(Area::ExpertShares, slots * 4);
+        area(Area::ExpertHidden, slots * w.expert_hidden * 4);
+        area(Area::ExpertAdded, slots * plan.n_embd.max(w.expert_hidden) * 4);
+    }
     area(Area::Logits, ROWS_MAX * plan.n_vocab * 4);
     area(Area::Choose, CHOOSE_BLOCKS as usize * 12);
     area(Area::Chosen, 8);
@@ -232,26 +268,34 @@ fn widths(plan: &Plan) -> Result<Widths, String> {
     let mut w = Widths { cols: plan.n_embd, ..Widths::default() };
     for op in &plan.ops {
         match op {
-            Op::AttnIn { q, k, .. } => {
-                w.q = w.q.max(q.rows);
-                w.kv = w.kv.max(k.rows);
-                w.cols = w.cols.max(q.rows);
+            Op::AttnIn { n_heads, n_kv_heads, head_dim, .. } => {
+                w.q = w.q.max(n_heads * head_dim);
+                w.kv = w.kv.max(n_kv_heads * head_dim);
+                w.cols = w.cols.max(n_heads * head_dim);
             }
             Op::Attend { n_heads, head_dim, n_kv_heads, .. } => {
                 w.head = w.head.max(*head_dim);
                 w.heads = w.heads.max(*n_heads);
                 let group = n_heads / n_kv_heads;
-                if group > 16 || wide(*head_dim) > 1024 {
+                if group > GROUP_MAX || wide(*head_dim) > HEAD_MAX {
                     return Err(format!(
-                        "{group} query heads for each key head of width {head_dim}; at most 16 and 1024 are possible"
+                        "{group} query heads for each key head of width {head_dim}; at most {GROUP_MAX} and {HEAD_MAX} are possible"
                     ));
                 }
             }
-            Op::FfnIn { gate, .. } => {
-                w.hidden = w.hidden.max(gate.rows);
-                w.cols = w.cols.max(gate.rows);
+            Op::FfnIn { hidden, .. } => {
+                w.hidden = w.hidden.max(hidden.n_ff());
+                w.cols = w.cols.max(hidden.n_ff());
             }
-            Op::Embed { .. } | Op::AttnOut { .. } | Op::FfnOut { .. } | Op::Head { .. } => {}
+            Op::Route { router, n_used, .. } => {
+                w.experts = w.experts.max(router.matrix.rows);
+                w.experts_used = w.experts_used.max(*n_used);
+            }
+            Op::ExpertsIn { up, .. } => w.expert_hidden = w.expert_hidden.max(up.rows),
+            Op::ExpertsOut { join, .. } if join.norm.is_some() => {
+                return Err("a norm of what the experts add".to_owned());
+            }
+            Op::Embed { .. } | Op::AttnOut { .. } | Op::FfnOut { .. } | Op::ExpertsOut { .. } | Op::Head { .. } => {}
         }
     }
     Ok(w)

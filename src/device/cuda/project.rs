@@ -1,0 +1,351 @@
+//! Products of matrices: vectors one by one in `matvec`, many at once in `matmul`, experts slot by slot.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use bytemuck::Zeroable;
+use cudarc::driver::DriverError;
+
+use super::launch::{
+    ATTEND_GROUPS, ATTEND_MANY_WIDTHS, Address, Grid, Kernels, MATVEC_THREADS, MATVEC_TOKENS, Matmul, Matvec, NormRows,
+    Segment, TileSegment, epilogue, matvec_name, norm_kind,
+};
+use super::layout::PLANES_MAX;
+use super::sizes::{Area, HALF_COLS_STEP};
+use super::{CudaDevice, KvType, ROWS_MAX, kv_name};
+use crate::model::plan::{ExpertLinear, Linear, NormOp, Plan, Shape, TensorId};
+use crate::model::spec::{Activation, Norm};
+use crate::model::weights::Weights;
+use crate::quant::TensorType;
+
+/// Shared memory that the activations of a `matvec` may take.
+const ACTIVATION_BYTES_MAX: usize = 200 * 1024;
+
+/// Most slots of experts in one launch: a grid's second dimension.
+const SLOTS_MAX: usize = 32 * 1024;
+
+/// Some rows of a matrix, and where their results go.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Part {
+    tensor: TensorId,
+    cols: usize,
+    first_row: usize,
+    rows: usize,
+    bias: Option<TensorId>,
+    out: Address,
+    out_stride: usize,
+}
+
+impl Part {
+    /// All rows; `to` is (address, values from one token to the next).
+    pub(super) fn whole(linear: &Linear, to: (Address, usize)) -> Self {
+        Self::rows(linear, 0..linear.matrix.rows, to)
+    }
+
+    /// Some rows.
+    pub(super) fn rows(linear: &Linear, rows: Range<usize>, (out, out_stride): (Address, usize)) -> Self {
+        Self {
+            tensor: linear.matrix.tensor,
+            cols: linear.matrix.cols,
+            first_row: rows.start,
+            rows: rows.len(),
+            bias: linear.bias,
+            out,
+            out_stride,
+        }
+    }
+}
+
+/// Input of a projection: rows of f32.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Input {
+    pub(super) x: Address,
+    /// Values from one token to the next.
+    pub(super) stride: usize,
+    pub(super) width: usize,
+    pub(super) norm: Option<NormOp>,
+}
+
+/// An activation's number and parameters, as the kernels take them.
+pub(super) type ActivationNumbers = (u32, f32, f32);
+
+/// What is done with a projection's results.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Finish {
+    pub(super) epilogue: u32,
+    pub(super) activation: ActivationNumbers,
+    pub(super) scale: f32,
+    pub(super) softcap: f32,
+}
+
+impl Finish {
+    pub(super) const SET: Self = Self { epilogue: epilogue::SET, activation: (0, 0.0, 0.0), scale: 1.0, softcap: 0.0 };
+
+    pub(super) fn add(scale: f32) -> Self {
+        Self { epilogue: epilogue::ADD, scale, ..Self::SET }
+    }
+
+    pub(super) fn gated(activation: ActivationNumbers) -> Self {
+        Self { epilogue: epilogue::GATED, activation, ..Self::SET }
+    }
+
+    pub(super) fn plain(activation: ActivationNumbers) -> Self {
+        Self { epilogue: epilogue::PLAIN, activation, ..Self::SET }
+    }
+}
+
+/// `Activation` of `cuda/common.cuh`.
+pub(super) fn activation(a: Activation) -> ActivationNumbers {
+    match a {
+        Activation::Silu => (0, 0.0, 0.0),
+        Activation::GeluTanh => (1, 0.0, 0.0),
+        Activation::ClampedSwiglu { alpha, limit } => (2, alpha, limit),
+        Activation::GeluErf => (3, 0.0, 0.0),
+    }
+}
+
+/// `NormKind` of the kernels, and eps.
+pub(super) fn norm_numbers(norm: Norm) -> (u32, f32) {
+    match norm {
+        Norm::Rms { eps } => (norm_kind::RMS, eps),
+        Norm::Layer { eps } => (norm_kind::LAYER, eps),
+    }
+}
+
+/// Finds every kernel that the plan will launch.
+pub fn prepare(kernels: &mut Kernels, plan: &Plan, weights: &Weights, kv: KvType) -> Result<(), DriverError> {
+    let is_matrix = |shape: Shape| matches!(shape, Shape::Matrix(..) | Shape::Matrices(..));
+    let of_matrices = plan.tensors.iter().enumerate().filter(|(_, t)| is_matrix(t.shape));
+    let kinds: BTreeSet<&str> = of_matrices.map(|(i, _)| weights.get(TensorId(i)).kind.name()).collect();
+    for kind in TensorType::ALL.into_iter().filter(|k| kinds.contains(k.name())) {
+        for tokens in MATVEC_TOKENS {
+            kernels.prepare(&matvec_name(kind, tokens))?;
+        }
+        kernels.prepare(&format!("matmul_{}", kind.name()))?;
+        kernels.prepare(&format!("embed_{}", kind.name()))?;
+    }
+    let kv = kv_name(kv);
+    for group in ATTEND_GROUPS {
+        kernels.prepare(&format!("attend_{kv}_{group}"))?;
+    }
+    for width in ATTEND_MANY_WIDTHS {
+        kernels.prepare(&format!("attend_many_{width}"))?;
+    }
+    kernels.prepare(&format!("rope_append_{kv}"))?;
+    for name in ["norm_rows", "norm_half", "share_rows", "gate_rows", "split", "choose_parts", "choose", "route", "combine"] {
+        kernels.prepare(name)?;
+    }
+    Ok(())
+}
+
+impl CudaDevice {
+    fn kind(&self, part: &Part) -> TensorType {
+        self.weights.get(part.tensor).kind
+    }
+
+    /// Where a row begins in each plane of a matrix.
+    pub(super) fn planes(&self, id: TensorId, row: usize) -> [Address; PLANES_MAX] {
+        let base = self.tensor(id);
+        let mut at = [base; PLANES_MAX];
+        if let Some(layout) = &self.layouts[id.0] {
+            for (at, p) in at.iter_mut().zip(&layout.planes) {
+                *at = base + (p.at + row * p.row_bytes) as u64;
+            }
+        }
+        at
+    }
+
+    /// Multiplies; neighbouring parts of the same type together.
+    pub(super) fn project(&self, n: usize, from: Input, parts: &[Part], finish: Finish) -> Result<(), DriverError> {
+        if n > ROWS_MAX {
+            self.to_half(n, from)?;
+        }
+        let mut rest = parts;
+        while let Some(first) = rest.first() {
+            let same = rest.iter().take_while(|p| self.kind(p) == self.kind(first)).count();
+            self.project_same(n, from, &rest[..same], finish)?;
+            rest = &rest[same..];
+        }
+        Ok(())
+    }
+
+    fn project_same(&self, n: usize, from: Input, parts: &[Part], finish: Finish) -> Result<(), DriverError> {
+        if n > ROWS_MAX {
+            return self.matmul(n, from, parts, finish);
+        }
+        let a_token = shared_stride_bytes(self.kind(&parts[0]), parts[0].cols.next_multiple_of(32));
+        let at_once = (ACTIVATION_BYTES_MAX / a_token).clamp(1, n);
+        let mut first = 0;
+        while first < n {
+            let now = at_once.min(n - first);
+            let input = Input { x: from.x + (first * from.stride * 4) as u64, ..from };
+            let moved = |p: &Part| Part { out: p.out + (first * p.out_stride * 4) as u64, ..*p };
+            let parts: Vec<Part> = parts.iter().map(moved).collect();
+            self.matvec(now, input, &parts, finish)?;
+            first += now;
+        }
+        Ok(())
+    }
+
+    /// activation(gate, up): at once where both have the same type, otherwise after both.
+    pub(super) fn gated(&self, n: usize, from: Input, parts: [Part; 2], activation: ActivationNumbers) -> Result<(), DriverError> {
+        let [gate, up] = &parts;
+        if self.kind(gate) == self.kind(up) {
+            return self.project(n, from, &parts, Finish::gated(activation));
+        }
+        self.project(n, from, &parts, Finish::SET)?;
+        self.kernels.gate_rows(&self.stream, (gate.out, up.out), (n * gate.rows) as u64, activation)
+    }
+
+    fn matvec(&self, n: usize, from: Input, parts: &[Part], finish: Finish) -> Result<(), DriverError> {
+        let (args, grid) = self.matvec_args(n, from, parts, finish);
+        let tokens = MATVEC_TOKENS.into_iter().find(|t| *t >= n).unwrap_or(ROWS_MAX);
+        self.kernels.matvec(self.kind(&parts[0]), tokens, &self.stream, grid, &args)
+    }
+
+    fn matvec_args(&self, n: usize, from: Input, parts: &[Part], finish: Finish) -> (Matvec, Grid) {
+        let mut args = Matvec::zeroed();
+        for (segment, part) in args.segments.iter_mut().zip(parts) {
+            *segment = self.segment(part);
+        }
+        let cols = parts[0].cols.next_multiple_of(32);
+        (args.n_segments, args.n_tokens) = (parts.len() as u32, n as u32);
+        (args.cols, args.width) = (cols as u32, from.width as u32);
+        (args.x, args.x_stride) = (from.x, from.stride as u32);
+        if let Some(norm) = from.norm {
+            (args.norm, args.eps) = norm_numbers(norm.norm);
+            (args.norm_weight, args.norm_bias) = (self.tensor(norm.weight), self.optional(norm.bias));
+        }
+        (args.epilogue, args.scale, args.softcap) = (finish.epilogue, finish.scale, finish.softcap);
+        (args.activation, args.alpha, args.limit) = finish.activation;
+        let items: usize = match finish.epilogue {
+            epilogue::GATED => parts[0].rows,
+            _ => parts.iter().map(|p| p.rows).sum(),
+        };
+        let shared_bytes = n * shared_stride_bytes(self.kind(&parts[0]), cols);
+        let a_block = MATVEC_THREADS / 32;
+        // two blocks a multiprocessor where there is work for them and room
+        let few = items <= self.multiprocessors * a_block;
+        let resident = if few || n > 1 || shared_bytes > 100 * 1024 { 1 } else { 2 };
+        let blocks = items.min(self.multiprocessors * resident);
+        (args, Grid::line(blocks, MATVEC_THREADS as u32, shared_bytes))
+    }
+
+    fn segment(&self, part: &Part) -> Segment {
+        Segment {
+            planes: self.planes(part.tensor, part.first_row),
+            expert_bytes: [0; PLANES_MAX],
+            out: part.out,
+            bias: part.bias.map_or(0, |id| self.tensor(id) + (part.first_row * 4) as u64),
+            rows: part.rows as u32,
+            out_stride: part.out_stride as u32,
+        }
+    }
+
+    /// Normalises rows into f16.
+    fn to_half(&self, n: usize, from: Input) -> Result<(), DriverError> {
+        let stride = from.width.next_multiple_of(HALF_COLS_STEP) as u32;
+        let mut args = NormRows {
+            x: from.x,
+            half_out: self.at(Area::Half),
+            scales: self.at(Area::HalfScales),
+            width: from.width as u32,
+            cols: stride,
+            x_stride: from.stride as u32,
+            out_stride: stride,
+            ..NormRows::zeroed()
+        };
+        if let Some(norm) = from.norm {
+            (args.norm, args.eps) = norm_numbers(norm.norm);
+            (args.weight, args.bias) = (self.tensor(norm.weight), self.optional(norm.bias));
+        }
+        self.kernels.norm_half(&self.stream, n, &args)
+    }
+
+    fn matmul(&self, n: usize, from: Input, parts: &[Part], finish: Finish) -> Result<(), DriverError> {
+        let mut args = Matmul::zeroed();
+        for (segment, p) in args.segments.iter_mut().zip(parts) {
+            let Segment { planes, out, bias, rows, out_stride, .. } = self.segment(p);
+            *segment = TileSegment { planes, out, bias, rows, out_stride };
+        }
+        (args.n_segments, args.n_tokens) = (parts.len() as u32, n as u32);
+        args.cols = parts[0].cols.next_multiple_of(32) as u32;
+        (args.x, args.scales) = (self.at(Area::Half), self.at(Area::HalfScales));
+        args.x_stride = from.width.next_multiple_of(HALF_COLS_STEP) as u32;
+        (args.epilogue, args.scale, args.softcap) = (finish.epilogue, finish.scale, finish.softcap);
+        (args.activation, args.alpha, args.limit) = finish.activation;
+        let tiles: usize = match finish.epilogue {
+            epilogue::GATED => parts[0].rows.div_ceil(64),
+            _ => parts.iter().map(|p| p.rows.div_ceil(128)).sum(),
+        };
+        let kind = self.kind(&parts[0]);
+        let pass = if pad_columns(kind) == 128 { 128 } else { 64 };
+        let shared_bytes = 2 * (128 + 128) * (pass + 8) * 2;
+        let grid = Grid { blocks: (n.div_ceil(128) as u32, tiles as u32, 1), threads: 256, shared_bytes };
+        self.kernels.matmul(kind, &self.stream, grid, &args)
+    }
+
+    /// A projection of each expert; its results lie slot by slot.
+    pub(super) fn expert_part(&self, e: &ExpertLinear, out: Address) -> Part {
+        Part { tensor: e.tensor, cols: e.cols, first_row: 0, rows: e.rows, bias: e.bias, out, out_stride: e.rows }
+    }
+
+    /// Every token through its experts: slot s is of token s / n_used.
+    pub(super) fn experts(&self, n: usize, from: Input, parts: &[Part; 2], finish: Finish, n_used: usize) -> Result<(), DriverError> {
+        if self.kind(&parts[0]) == self.kind(&parts[1]) {
+            return self.slots(n * n_used, n_used, from, parts, finish);
+        }
+        let [gate, up] = *parts;
+        let up = Part { out: self.at(Area::ExpertAdded), ..up };
+        self.slots(n * n_used, n_used, from, &[gate], Finish::SET)?;
+        self.slots(n * n_used, n_used, from, &[up], Finish::SET)?;
+        self.kernels.gate_rows(&self.stream, (gate.out, up.out), (n * n_used * gate.rows) as u64, finish.activation)
+    }
+
+    /// Every slot's own row through its expert.
+    pub(super) fn experts_of_slots(&self, slots: usize, from: Input, part: &Part) -> Result<(), DriverError> {
+        self.slots(slots, 1, from, &[*part], Finish::SET)
+    }
+
+    fn slots(&self, slots: usize, slots_a_token: usize, from: Input, parts: &[Part], finish: Finish) -> Result<(), DriverError> {
+        let a_launch = SLOTS_MAX - SLOTS_MAX % slots_a_token;
+        for first in (0..slots).step_by(a_launch) {
+            let input = Input { x: from.x + (first / slots_a_token * from.stride * 4) as u64, ..from };
+            let (mut args, mut grid) = self.matvec_args(1, input, parts, finish);
+            for (segment, part) in args.segments.iter_mut().zip(parts) {
+                if let Some(layout) = &self.layouts[part.tensor.0] {
+                    for (bytes, p) in segment.expert_bytes.iter_mut().zip(&layout.planes) {
+                        *bytes = (part.rows * p.row_bytes) as u64;
+                    }
+                }
+                segment.out += (first * part.out_stride * 4) as u64;
+            }
+            args.experts = self.at(Area::ExpertIds) + (first * 4) as u64;
+            args.slots_a_token = slots_a_token as u32;
+            let now = a_launch.min(slots - first);
+            // the slots share the multiprocessors
+            grid.blocks = ((grid.blocks.0 as usize).min((2 * self.multiprocessors).div_ceil(now).max(8)) as u32, now as u32, 1);
+            self.kernels.matvec(self.kind(&parts[0]), 1, &self.stream, grid, &args)?;
+        }
+        Ok(())
+    }
+}
+
+/// Shared memory that one token's activations take in `matvec`: `shared_stride` of `cuda/matvec.cu`, or a little more.
+fn shared_stride_bytes(kind: TensorType, cols: usize) -> usize {
+    match kind {
+        TensorType::F32 | TensorType::F16 | TensorType::BF16 => (cols + cols / 32 * 4 + 8) * 4,
+        _ => cols.div_ceil(128) * 4 * 80,
+    }
+}
+
+/// Columns after which activations in shared memory are padded: 2^PAD of `cuda/quant.cuh`.
+const fn pad_columns(kind: TensorType) -> usize {
+    match kind {
+        TensorType::Q2_K | TensorType::Q3_K | TensorType::Q6_K => 128,
+        TensorType::Q4_K | TensorType::Q5_K => 64,
+        TensorType::F32 | TensorType::F16 | TensorType::BF16 | TensorType::Q8_K => 32,
+        TensorType::Q4_0 | TensorType::Q4_1 | TensorType::Q5_0 | TensorType::Q5_1 => 32,
+        TensorType::Q8_0 | TensorType::IQ4_NL | TensorType::IQ4_XS | TensorType::MXFP4 => 32,
+    }
+}
