@@ -49,6 +49,8 @@ __device__ __forceinline__ uint32_t pack(float a, float b) {
 
 template <int HD>
 __device__ __forceinline__ void attend_many(const AttendMany &a) {
+    let_next_start();
+    wait_for_inputs();
     constexpr int PITCH = HD + 8;
     extern __shared__ __align__(16) __half shared[];
     __half *qs = shared, *ks = qs + QUERIES * PITCH, *vs = ks + KEYS * PITCH;

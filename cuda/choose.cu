@@ -29,6 +29,8 @@ __device__ __forceinline__ Best block_best(Best b, Best *room) {
 }
 
 extern "C" __global__ void __launch_bounds__(256) choose_parts(const float *logits, uint32_t n_vocab, Best *parts) {
+    let_next_start();
+    wait_for_inputs();
     __shared__ Best room[8];
     Best b = {-INFINITY, NONE, NONE};
     for (uint32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < n_vocab; i += gridDim.x * blockDim.x) {
@@ -41,6 +43,8 @@ extern "C" __global__ void __launch_bounds__(256) choose_parts(const float *logi
 }
 
 extern "C" __global__ void __launch_bounds__(64) choose(const Best *parts, uint32_t *chosen) {
+    let_next_start();
+    wait_for_inputs();
     __shared__ Best room[2];
     const Best b = block_best(parts[threadIdx.x], room);
     if (threadIdx.x == 0) chosen[0] = b.id, chosen[1] = b.bad;

@@ -24,6 +24,21 @@ struct Step {
     const uint32_t *pages;   // page of position p: pages[p / PAGE]
 };
 
+// Programmatic dependent launch: a kernel may start while the one before it ends. Everything before `wait_for_inputs` may read weights only;
+// `let_next_start` says that the next kernel may take the multiprocessors that become free. Cards before Hopper know neither, and kernels
+// built for them are launched one after another.
+__device__ __forceinline__ void wait_for_inputs() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void let_next_start() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 __device__ __forceinline__ float warp_sum(float v) {
 #pragma unroll
     for (int d = 16; d > 0; d /= 2) v += __shfl_xor_sync(ALL, v, d);

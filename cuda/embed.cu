@@ -5,7 +5,7 @@
 #include "quant.cuh"
 
 struct Embed {
-    Planes table;
+    Rows table;
     const Step *step;
     float *x;
     uint32_t cols;  // padded
@@ -16,11 +16,13 @@ struct Embed {
 
 template <class F>
 __device__ __forceinline__ void embed(const Embed &a) {
+    let_next_start();
+    wait_for_inputs();
     const uint32_t u = blockIdx.x * blockDim.x + threadIdx.x, t = blockIdx.y, units = a.cols / F::UNIT;
     if (u >= units || t >= a.step->n_tokens) return;
     const size_t row = a.add ? a.step->position + t : a.step->tokens[t];
     float w[F::UNIT];
-    F::decode(F::load(a.table, row * units + u), w);
+    F::decode(F::load(row_of<F>(a.table, row), u), w);
     float *to = a.x + (size_t)t * a.width;
 #pragma unroll
     for (int i = 0; i < F::UNIT; i++) {

@@ -18,6 +18,8 @@ struct Route {
 
 // One warp a token.
 extern "C" __global__ void __launch_bounds__(32) route(const __grid_constant__ Route a) {
+    let_next_start();
+    wait_for_inputs();
     const uint32_t t = blockIdx.x, lane = threadIdx.x;
     const float *logits = a.logits + (size_t)t * a.n_experts;
     float largest = -INFINITY;
@@ -53,6 +55,8 @@ extern "C" __global__ void __launch_bounds__(32) route(const __grid_constant__ R
 }
 
 extern "C" __global__ void combine(float *x, const float *y, const float *weights, uint32_t width, uint32_t n_used, float factor) {
+    let_next_start();
+    wait_for_inputs();
     const uint32_t c = blockIdx.x * blockDim.x + threadIdx.x, t = blockIdx.y;
     if (c >= width) return;
     float sum = 0.0f;

@@ -15,7 +15,7 @@
 #define THREADS 256
 
 struct TileSegment {
-    Planes planes;
+    Rows weights;
     float *out;         // (n_tokens, out_stride)
     const float *bias;  // (rows), or null
     uint32_t rows;
@@ -95,7 +95,7 @@ __device__ __forceinline__ void matmul(const Matmul &a) {
             const TileSegment &s = a.segments[pairs ? row / (TILE_M / 2) : segment];
             const uint32_t mine = min(row0 + (pairs ? row % (TILE_M / 2) : row), s.rows - 1);
             const uint32_t u = min(pass * S::ROW_UNITS + j, units - 1);
-            raw[i] = F::load(s.planes, (size_t)mine * units + u);
+            raw[i] = F::load(row_of<F>(s.weights, mine), u);
         }
     };
     auto store_w = [&](uint32_t pass) {
@@ -137,7 +137,9 @@ __device__ __forceinline__ void matmul(const Matmul &a) {
             for (int i = 0; i < 4; i++) acc[m][n][i] = 0.0f;
     const uint32_t wm = warp / 2 * 16, wn = warp % 2 * 64;
 
+    let_next_start();
     load_w(0);
+    wait_for_inputs();
     copy_x(0);
     store_w(0);
     asm volatile("cp.async.wait_all;");

@@ -13,8 +13,7 @@
 
 // `Segment` of src/device/cuda/launch.rs: one matrix, or some of its rows.
 struct Segment {
-    Planes planes;
-    uint64_t expert_bytes[MAX_PLANES];  // from one expert's plane to the next one's
+    Rows weights;  // of experts: one after another
     float *out;                         // (n_tokens, out_stride)
     const float *bias;                  // (rows), or null; (n_experts, rows) for experts
     uint32_t rows;
@@ -58,47 +57,56 @@ struct Moments {
     float mean, factor;
 };
 
+// Four neighbours. Rows whose width is no multiple of four begin anywhere.
+template <bool ALIGNED>
 __device__ __forceinline__ float4 load4(const float *row, uint32_t c, uint32_t width) {
-    if (c + 4 <= width && (width & 3) == 0) return *(const float4 *)(row + c);
+    if (ALIGNED) return c < width ? *(const float4 *)(row + c) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     return make_float4(c < width ? row[c] : 0.0f, c + 1 < width ? row[c + 1] : 0.0f, c + 2 < width ? row[c + 2] : 0.0f, c + 3 < width ? row[c + 3] : 0.0f);
 }
 
+// Vectors that a thread asks for at once, for a norm's sums and for the values.
+#define AHEAD 4
+#define STAGED 2
+
+template <bool ALIGNED>
 __device__ __forceinline__ Moments moments(const Matvec &a, const float *row, float *room) {
     Moments m = {0.0f, 1.0f};
+    const uint32_t step = 4 * blockDim.x;
     if (a.norm == NORM_LAYER) {
         float sum = 0.0f;
-#pragma unroll 4
-        for (uint32_t c = 4 * threadIdx.x; c < a.width; c += 4 * blockDim.x) {
-            const float4 v = load4(row, c, a.width);
-            sum += (v.x + v.y) + (v.z + v.w);
+        for (uint32_t c0 = 4 * threadIdx.x; c0 < a.width; c0 += AHEAD * step) {
+            float4 v[AHEAD];
+#pragma unroll
+            for (int k = 0; k < AHEAD; k++) v[k] = load4<ALIGNED>(row, c0 + k * step, a.width);
+#pragma unroll
+            for (int k = 0; k < AHEAD; k++) sum += (v[k].x + v[k].y) + (v[k].z + v[k].w);
         }
         m.mean = block_sum(sum, room) / (float)a.width;
     }
     if (a.norm != NORM_NONE) {
         float squares = 0.0f;
-#pragma unroll 4
-        for (uint32_t c = 4 * threadIdx.x; c < a.width; c += 4 * blockDim.x) {
-            const float4 v = load4(row, c, a.width);
-            const float d[4] = {v.x - m.mean, v.y - m.mean, v.z - m.mean, v.w - m.mean};
+        for (uint32_t c0 = 4 * threadIdx.x; c0 < a.width; c0 += AHEAD * step) {
+            float4 v[AHEAD];
 #pragma unroll
-            for (int i = 0; i < 4; i++) squares = c + i < a.width ? fmaf(d[i], d[i], squares) : squares;
+            for (int k = 0; k < AHEAD; k++) v[k] = load4<ALIGNED>(row, c0 + k * step, a.width);
+#pragma unroll
+            for (int k = 0; k < AHEAD; k++) {
+                const float d[4] = {v[k].x - m.mean, v[k].y - m.mean, v[k].z - m.mean, v[k].w - m.mean};
+#pragma unroll
+                for (int i = 0; i < 4; i++) squares = c0 + k * step + i < a.width ? fmaf(d[i], d[i], squares) : squares;
+            }
         }
         m.factor = 1.0f / sqrtf(block_sum(squares, room) / (float)a.width + a.eps);
     }
     return m;
 }
 
-__device__ __forceinline__ float4 normed(const Matvec &a, const Moments &m, const float *row, uint32_t c) {
-    float4 v = load4(row, c, a.width);
+__device__ __forceinline__ float4 normed(const Matvec &a, const Moments &m, float4 v, float4 w, float4 b) {
     if (a.norm != NORM_NONE) {
-        const float4 w = load4(a.norm_weight, c, a.width);
         v.x = (v.x - m.mean) * m.factor * w.x, v.y = (v.y - m.mean) * m.factor * w.y;
         v.z = (v.z - m.mean) * m.factor * w.z, v.w = (v.w - m.mean) * m.factor * w.w;
     }
-    if (a.norm_bias) {
-        const float4 b = load4(a.norm_bias, c, a.width);
-        v.x += b.x, v.y += b.y, v.z += b.z, v.w += b.w;
-    }
+    v.x += b.x, v.y += b.y, v.z += b.z, v.w += b.w;
     return v;
 }
 
@@ -126,21 +134,42 @@ __device__ __forceinline__ void store_ints(XBlock *blocks, uint32_t c, float4 v)
 }
 
 // Brings x, normalised, to shared memory: as integers for block formats; as floats, columns at padded<F>(), for the others.
+template <class F, bool ALIGNED>
+__device__ __forceinline__ void stage_row(const Matvec &a, const float *row, float *to, float *room) {
+    // whole warps stay together, since they exchange their largest values: 128 columns a warp
+    const uint32_t end = (a.cols + 127) / 128 * 128, step = 4 * blockDim.x;
+    const Moments m = moments<ALIGNED>(a, row, room);
+    const float4 zero = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    for (uint32_t c0 = 4 * threadIdx.x; c0 < end; c0 += STAGED * step) {
+        float4 v[STAGED], w[STAGED];
+#pragma unroll
+        for (int k = 0; k < STAGED; k++) {
+            v[k] = load4<ALIGNED>(row, c0 + k * step, a.width);
+            w[k] = a.norm != NORM_NONE ? load4<ALIGNED>(a.norm_weight, c0 + k * step, a.width) : zero;
+        }
+#pragma unroll
+        for (int k = 0; k < STAGED; k++) {
+            const uint32_t c = c0 + k * step;
+            if (c >= end) break;
+            const float4 b = a.norm_bias ? load4<ALIGNED>(a.norm_bias, c, a.width) : zero;
+            v[k] = normed(a, m, v[k], w[k], b);
+            if constexpr (F::GROUPS > 0) {
+                store_ints((XBlock *)to, c, v[k]);
+            } else if (c < a.cols) {
+                *(float4 *)(to + padded<F>(c)) = v[k];
+            }
+        }
+    }
+}
+
 template <class F>
 __device__ void stage_x(const Matvec &a, const float *x, uint32_t n_tokens, int stride, float *xs, float *room) {
-    // whole warps stay together, since they exchange their largest values: 128 columns a warp
-    const uint32_t end = (a.cols + 127) / 128 * 128;
     for (uint32_t t = 0; t < n_tokens; t++) {
         const float *row = x + (size_t)t * a.x_stride;
-        const Moments m = moments(a, row, room);
-#pragma unroll 4
-        for (uint32_t c = 4 * threadIdx.x; c < end; c += 4 * blockDim.x) {
-            const float4 v = normed(a, m, row, c);
-            if constexpr (F::GROUPS > 0) {
-                store_ints((XBlock *)(xs + t * stride), c, v);
-            } else if (c < a.cols) {
-                *(float4 *)(xs + t * stride + padded<F>(c)) = v;
-            }
+        if (a.width % 4 == 0) {
+            stage_row<F, true>(a, row, xs + t * stride, room);
+        } else {
+            stage_row<F, false>(a, row, xs + t * stride, room);
         }
     }
     __syncthreads();
@@ -270,33 +299,33 @@ __device__ __forceinline__ void matvec(const Matvec &a) {
     const uint32_t lane = threadIdx.x % WARP, units = a.cols / F::UNIT, passes = (units + WARP - 1) / WARP;
     const int stride = shared_stride<F>(a.cols);
     const bool pairs = a.epilogue == GATED;
+    let_next_start();
+    if (a.experts) wait_for_inputs();  // which weights are read is an input too
     const uint32_t slot = blockIdx.y, expert = a.experts ? a.experts[slot] : 0;
     const uint32_t rows0 = a.segments[0].rows, rows1 = rows0 + (a.n_segments > 1 ? a.segments[1].rows : 0);
     const uint32_t items = pairs ? rows0 : rows1 + (a.n_segments > 2 ? a.segments[2].rows : 0);
 
     // an item is a row, or in pairs a row of each matrix, one after the other; neighbouring items go to different multiprocessors
     typename F::Raw raw;
+    Planes at;
     auto locate = [&](uint32_t item, uint32_t &segment) {
         segment = pairs || item < rows0 ? 0 : item < rows1 ? 1 : 2;
         return segment == 0 ? item : item - (segment == 1 ? rows0 : rows1);
     };
-    auto load = [&](uint32_t item, uint32_t half, uint32_t pass) {
-        const uint32_t u = pass * WARP + lane;
-        if (u >= units) return;
+    auto open = [&](uint32_t item, uint32_t half) {
         uint32_t segment;
         const uint32_t row = locate(item, segment);
         const Segment &s = a.segments[segment + half];
-        Planes planes = s.planes;
-        if (a.experts) {
-#pragma unroll
-            for (int p = 0; p < MAX_PLANES; p++) planes.p[p] += expert * s.expert_bytes[p];
-        }
-        raw = F::load(planes, (size_t)row * units + u);
+        at = row_of<F>(s.weights, (size_t)expert * s.rows + row);
     };
 
     const uint32_t step = gridDim.x * (blockDim.x / WARP);
     uint32_t item = (threadIdx.x / WARP) * gridDim.x + blockIdx.x, half = 0, pass = 0;
-    if (item < items) load(item, 0, 0);
+    if (item < items) {
+        open(item, 0);
+        if (lane < units) raw = F::load(at, lane);
+    }
+    wait_for_inputs();
     const uint32_t first_token = a.experts ? slot / a.slots_a_token : 0;
     stage_x<F>(a, a.x + (size_t)first_token * a.x_stride, a.n_tokens, stride, xs, room);
 
@@ -306,14 +335,14 @@ __device__ __forceinline__ void matvec(const Matvec &a) {
     while (item < items) {
         const typename F::Raw now = raw;
         const uint32_t u = pass * WARP + lane, of = item, of_half = half;
-        const bool ends = pass + 1 == passes;
+        const bool ends = ++pass == passes;
         if (ends) {
             pass = 0, half ^= pairs ? 1 : 0;
             if (half == 0) item += step;
-        } else {
-            pass++;
+            if (item < items) open(item, half);
         }
-        if (item < items) load(item, half, pass);
+        const uint32_t next = pass * WARP + lane;
+        if (item < items && next < units) raw = F::load(at, next);
         if (u < units) {
             if constexpr (F::GROUPS > 0) {
                 multiply_ints<F, T>(a.n_tokens, now, u, xs, stride, acc);

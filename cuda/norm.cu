@@ -50,6 +50,8 @@ __device__ __forceinline__ float normed(const Norm &a, const Moments &m, float v
 
 // out = or += scale * norm(x); x and out may be the same.
 extern "C" __global__ void __launch_bounds__(256) norm_rows(const __grid_constant__ Norm a) {
+    let_next_start();
+    wait_for_inputs();
     __shared__ float room[32];
     const float *row = a.x + (size_t)blockIdx.x * a.x_stride;
     float *to = a.out + (size_t)blockIdx.x * a.out_stride;
@@ -62,6 +64,8 @@ extern "C" __global__ void __launch_bounds__(256) norm_rows(const __grid_constan
 
 // half_out = norm(x) / scales[row], where the scale keeps the row's largest value within what f16 holds.
 extern "C" __global__ void __launch_bounds__(256) norm_half(const __grid_constant__ Norm a) {
+    let_next_start();
+    wait_for_inputs();
     __shared__ float room[32];
     const float *row = a.x + (size_t)blockIdx.x * a.x_stride;
     __half *to = a.half_out + (size_t)blockIdx.x * a.out_stride;
@@ -78,6 +82,8 @@ extern "C" __global__ void __launch_bounds__(256) norm_half(const __grid_constan
 
 // gate = activation(gate, up); one thread a value.
 extern "C" __global__ void gate_rows(float *gate, const float *up, uint64_t n, uint32_t activation, float alpha, float limit) {
+    let_next_start();
+    wait_for_inputs();
     const uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i < n) gate[i] = up ? gated(activation, gate[i], up[i], alpha, limit) : activate(activation, gate[i]);
 }
@@ -85,6 +91,8 @@ extern "C" __global__ void gate_rows(float *gate, const float *up, uint64_t n, u
 // hidden[t] *= sigmoid(share . norm(x[t])): how much a shared expert counts. One block a token; width as in Norm, out is hidden with
 // out_stride columns.
 extern "C" __global__ void __launch_bounds__(256) share_rows(const __grid_constant__ Norm a, const float *share) {
+    let_next_start();
+    wait_for_inputs();
     __shared__ float room[32];
     const float *row = a.x + (size_t)blockIdx.x * a.x_stride;
     const Moments m = moments(row, a, room);

@@ -12,9 +12,24 @@
 
 #define MAX_PLANES 4
 
+// Where the planes of a matrix, or of one row of it, begin.
 struct Planes {
     const u8 *p[MAX_PLANES];
 };
+
+// The planes of a matrix and the bytes that a row takes in each.
+struct Rows {
+    Planes planes;
+    uint32_t row_bytes[MAX_PLANES];
+};
+
+template <class F>
+__device__ __forceinline__ Planes row_of(const Rows &m, size_t row) {
+    Planes at;
+#pragma unroll
+    for (int p = 0; p < F::PLANES; p++) at.p[p] = m.planes.p[p] + row * m.row_bytes[p];
+    return at;
+}
 
 // Integers 0..255 in the bytes of v, as floats minus `bias`: 0x4B000000 | b is 2^23 + b.
 template <int K>
@@ -31,10 +46,10 @@ __device__ __forceinline__ void bytes_to_floats(uint32_t v, float bias, float *w
 
 __device__ __forceinline__ float half_bits(uint32_t b) { return __half2float(__ushort_as_half((unsigned short)b)); }
 
-__device__ __forceinline__ uint32_t u32_at(const u8 *p, size_t byte) { return __ldg((const unsigned int *)(p + byte)); }
-__device__ __forceinline__ uint32_t u16_at(const u8 *p, size_t byte) { return __ldg((const unsigned short *)(p + byte)); }
-__device__ __forceinline__ uint2 u64_at(const u8 *p, size_t byte) { return __ldg((const uint2 *)(p + byte)); }
-__device__ __forceinline__ uint4 u128_at(const u8 *p, size_t byte) { return __ldg((const uint4 *)(p + byte)); }
+__device__ __forceinline__ uint32_t u32_at(const u8 *p, uint32_t byte) { return __ldg((const unsigned int *)(p + byte)); }
+__device__ __forceinline__ uint32_t u16_at(const u8 *p, uint32_t byte) { return __ldg((const unsigned short *)(p + byte)); }
+__device__ __forceinline__ uint2 u64_at(const u8 *p, uint32_t byte) { return __ldg((const uint2 *)(p + byte)); }
+__device__ __forceinline__ uint4 u128_at(const u8 *p, uint32_t byte) { return __ldg((const uint4 *)(p + byte)); }
 
 // Spreads the low four bits of v over bit `at` of four bytes.
 __device__ __forceinline__ uint32_t spread4(uint32_t v, int at) {
@@ -57,6 +72,7 @@ __device__ __forceinline__ void nibbles(const uint4 &quants, uint32_t *q) {
 // ---- floats: units of 8 columns; rows are padded with zeros to a multiple of 32 -----------------------------------------------------
 
 struct F32 {
+    static constexpr int PLANES = 1;
     static constexpr int UNIT = 8, PAD = 5, GROUPS = 0;
     static constexpr bool MINS = false;
     struct Raw {
@@ -64,7 +80,7 @@ struct F32 {
     };
     static __device__ __forceinline__ int column(int u) { return 8 * u; }
     static constexpr __host__ __device__ int offset(int i) { return i; }
-    static __device__ __forceinline__ Raw load(const Planes &m, size_t u) { return {u128_at(m.p[0], u * 32), u128_at(m.p[0], u * 32 + 16)}; }
+    static __device__ __forceinline__ Raw load(const Planes &m, uint32_t u) { return {u128_at(m.p[0], u * 32), u128_at(m.p[0], u * 32 + 16)}; }
     static __device__ __forceinline__ void decode(const Raw &r, float *w) {
         w[0] = __uint_as_float(r.a.x), w[1] = __uint_as_float(r.a.y), w[2] = __uint_as_float(r.a.z), w[3] = __uint_as_float(r.a.w);
         w[4] = __uint_as_float(r.b.x), w[5] = __uint_as_float(r.b.y), w[6] = __uint_as_float(r.b.z), w[7] = __uint_as_float(r.b.w);
@@ -72,6 +88,7 @@ struct F32 {
 };
 
 struct F16 {
+    static constexpr int PLANES = 1;
     static constexpr int UNIT = 8, PAD = 5, GROUPS = 0;
     static constexpr bool MINS = false;
     struct Raw {
@@ -79,7 +96,7 @@ struct F16 {
     };
     static __device__ __forceinline__ int column(int u) { return 8 * u; }
     static constexpr __host__ __device__ int offset(int i) { return i; }
-    static __device__ __forceinline__ Raw load(const Planes &m, size_t u) { return {u128_at(m.p[0], u * 16)}; }
+    static __device__ __forceinline__ Raw load(const Planes &m, uint32_t u) { return {u128_at(m.p[0], u * 16)}; }
     static __device__ __forceinline__ void decode(const Raw &r, float *w) {
         const uint32_t v[4] = {r.a.x, r.a.y, r.a.z, r.a.w};
 #pragma unroll
@@ -88,12 +105,13 @@ struct F16 {
 };
 
 struct BF16 {
+    static constexpr int PLANES = 1;
     static constexpr int UNIT = 8, PAD = 5, GROUPS = 0;
     static constexpr bool MINS = false;
     typedef F16::Raw Raw;
     static __device__ __forceinline__ int column(int u) { return 8 * u; }
     static constexpr __host__ __device__ int offset(int i) { return i; }
-    static __device__ __forceinline__ Raw load(const Planes &m, size_t u) { return F16::load(m, u); }
+    static __device__ __forceinline__ Raw load(const Planes &m, uint32_t u) { return F16::load(m, u); }
     static __device__ __forceinline__ void decode(const Raw &r, float *w) {
         const uint32_t v[4] = {r.a.x, r.a.y, r.a.z, r.a.w};
 #pragma unroll
@@ -112,11 +130,12 @@ struct Blocks32 {
 
 // Planes: quants (16 bytes), d (2).
 struct Q4_0 : Blocks32 {
+    static constexpr int PLANES = 2;
     struct Raw {
         uint4 q;
         uint32_t d;
     };
-    static __device__ __forceinline__ Raw load(const Planes &m, size_t u) { return {u128_at(m.p[0], u * 16), u16_at(m.p[1], u * 2)}; }
+    static __device__ __forceinline__ Raw load(const Planes &m, uint32_t u) { return {u128_at(m.p[0], u * 16), u16_at(m.p[1], u * 2)}; }
     static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) {
         nibbles(r.q, q);
 #pragma unroll
@@ -138,11 +157,12 @@ struct Q4_0 : Blocks32 {
 
 // Planes: quants (16), d and m (4).
 struct Q4_1 : Blocks32 {
+    static constexpr int PLANES = 2;
     struct Raw {
         uint4 q;
         uint32_t dm;
     };
-    static __device__ __forceinline__ Raw load(const Planes &m, size_t u) { return {u128_at(m.p[0], u * 16), u32_at(m.p[1], u * 4)}; }
+    static __device__ __forceinline__ Raw load(const Planes &m, uint32_t u) { return {u128_at(m.p[0], u * 16), u32_at(m.p[1], u * 4)}; }
     static constexpr bool MINS = true;
     static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) { nibbles(r.q, q); }
     static __device__ __forceinline__ void scales(const Raw &r, float *d, float *m) { d[0] = half_bits(r.dm & 0xffffu), m[0] = -half_bits(r.dm >> 16); }
@@ -177,11 +197,12 @@ __device__ __forceinline__ void five_bit_ints(const uint4 &low, uint32_t high, u
 
 // Planes: quants (16), fifth bits (4), d (2).
 struct Q5_0 : Blocks32 {
+    static constexpr int PLANES = 3;
     struct Raw {
         uint4 q;
         uint32_t h, d;
     };
-    static __device__ __forceinline__ Raw load(const Planes &m, size_t u) {
+    static __device__ __forceinline__ Raw load(const Planes &m, uint32_t u) {
         return {u128_at(m.p[0], u * 16), u32_at(m.p[1], u * 4), u16_at(m.p[2], u * 2)};
     }
     static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) {
@@ -200,11 +221,12 @@ struct Q5_0 : Blocks32 {
 
 // Planes: quants (16), fifth bits (4), d and m (4).
 struct Q5_1 : Blocks32 {
+    static constexpr int PLANES = 3;
     struct Raw {
         uint4 q;
         uint32_t h, dm;
     };
-    static __device__ __forceinline__ Raw load(const Planes &m, size_t u) {
+    static __device__ __forceinline__ Raw load(const Planes &m, uint32_t u) {
         return {u128_at(m.p[0], u * 16), u32_at(m.p[1], u * 4), u32_at(m.p[2], u * 4)};
     }
     static constexpr bool MINS = true;
@@ -220,11 +242,12 @@ struct Q5_1 : Blocks32 {
 
 // Planes: quants (32), d (2).
 struct Q8_0 : Blocks32 {
+    static constexpr int PLANES = 2;
     struct Raw {
         uint4 a, b;
         uint32_t d;
     };
-    static __device__ __forceinline__ Raw load(const Planes &m, size_t u) {
+    static __device__ __forceinline__ Raw load(const Planes &m, uint32_t u) {
         return {u128_at(m.p[0], u * 32), u128_at(m.p[0], u * 32 + 16), u16_at(m.p[1], u * 2)};
     }
     static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) {
@@ -278,8 +301,9 @@ __device__ __forceinline__ Table iq4_table() { return {{0x3f2d1801u, 0x766a5d4fu
 
 // Planes: quants (16), d (2).
 struct IQ4_NL : Blocks32 {
+    static constexpr int PLANES = 2;
     typedef Q4_0::Raw Raw;
-    static __device__ __forceinline__ Raw load(const Planes &m, size_t u) { return Q4_0::load(m, u); }
+    static __device__ __forceinline__ Raw load(const Planes &m, uint32_t u) { return Q4_0::load(m, u); }
     static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) { looked_up_ints(iq4_table(), r.q, q); }
     static __device__ __forceinline__ void scales(const Raw &r, float *d, float *) { d[0] = half_bits(r.d); }
     static __device__ __forceinline__ void decode(const Raw &r, float *w) {
@@ -292,11 +316,12 @@ struct IQ4_NL : Blocks32 {
 
 // Planes: quants (16), exponent (1). Values 0 1 2 3 4 6 8 12 and their negatives, times 2^(e - 128).
 struct MXFP4 : Blocks32 {
+    static constexpr int PLANES = 2;
     struct Raw {
         uint4 q;
         uint32_t e;
     };
-    static __device__ __forceinline__ Raw load(const Planes &m, size_t u) { return {u128_at(m.p[0], u * 16), (uint32_t)__ldg(m.p[1] + u)}; }
+    static __device__ __forceinline__ Raw load(const Planes &m, uint32_t u) { return {u128_at(m.p[0], u * 16), (uint32_t)__ldg(m.p[1] + u)}; }
     static __device__ __forceinline__ float scale(uint32_t e) {
         return __uint_as_float(e >= 2 ? (e - 1) << 23 : 0x00200000u << e);
     }
@@ -323,12 +348,13 @@ struct FourRuns {
 
 // Planes: quants (64), scales (16), d and dmin (4).
 struct Q2_K : FourRuns {
+    static constexpr int PLANES = 3;
     struct Raw {
         uint2 q, s;
         uint32_t dm, i;
     };
-    static __device__ __forceinline__ Raw load(const Planes &m, size_t u) {
-        const size_t block = u / 8, half = u % 8 / 4, i = u % 4;
+    static __device__ __forceinline__ Raw load(const Planes &m, uint32_t u) {
+        const uint32_t block = u / 8, half = u % 8 / 4, i = u % 4;
         return {u64_at(m.p[0], block * 64 + half * 32 + i * 8), u64_at(m.p[1], block * 16 + half * 8), u32_at(m.p[2], block * 4), (uint32_t)i};
     }
     static constexpr bool MINS = true;
@@ -359,12 +385,13 @@ struct Q2_K : FourRuns {
 
 // Planes: quants (64), third bits (32), scales (12), d (2).
 struct Q3_K : FourRuns {
+    static constexpr int PLANES = 4;
     struct Raw {
         uint2 q, h;
         uint32_t s0, s1, s2, d, u;
     };
-    static __device__ __forceinline__ Raw load(const Planes &m, size_t u) {
-        const size_t block = u / 8, half = u % 8 / 4, i = u % 4;
+    static __device__ __forceinline__ Raw load(const Planes &m, uint32_t u) {
+        const uint32_t block = u / 8, half = u % 8 / 4, i = u % 4;
         return {u64_at(m.p[0], block * 64 + half * 32 + i * 8),
                 u64_at(m.p[1], block * 32 + i * 8),
                 u32_at(m.p[2], block * 12),
@@ -411,12 +438,13 @@ struct Q3_K : FourRuns {
 
 // Planes: low bits (128), high bits (64), scales (16), d (2).
 struct Q6_K : FourRuns {
+    static constexpr int PLANES = 4;
     struct Raw {
         uint2 a, b, h, s;
         uint32_t d, i;
     };
-    static __device__ __forceinline__ Raw load(const Planes &m, size_t u) {
-        const size_t block = u / 8, half = u % 8 / 4, i = u % 4;
+    static __device__ __forceinline__ Raw load(const Planes &m, uint32_t u) {
+        const uint32_t block = u / 8, half = u % 8 / 4, i = u % 4;
         return {u64_at(m.p[0], block * 128 + half * 64 + i * 8),
                 u64_at(m.p[0], block * 128 + half * 64 + 32 + i * 8),
                 u64_at(m.p[1], block * 64 + half * 32 + i * 8),
@@ -470,15 +498,10 @@ struct SixBits {
     // c: which 64 of the 256 weights
     __device__ __forceinline__ SixBits(const uint4 &header, uint32_t c) {
         const float d = half_bits(header.x & 0xffffu), dmin = half_bits(header.x >> 16);
-        uint32_t s, m;  // two bytes each: of group 2c and 2c + 1
-        if (c < 2) {
-            s = header.y >> (16 * c) & 0x3f3fu;
-            m = header.z >> (16 * c) & 0x3f3fu;
-        } else {
-            const uint32_t low = header.w >> (16 * (c - 2));
-            s = (low & 0x0f0fu) | (header.y >> (16 * (c - 2)) & 0xc0c0u) >> 2;
-            m = (low >> 4 & 0x0f0fu) | (header.z >> (16 * (c - 2)) & 0xc0c0u) >> 2;
-        }
+        // two bytes each: of group 2c and 2c + 1
+        const uint32_t shift = 16 * (c % 2), a = header.y >> shift, b = header.z >> shift, low = header.w >> shift;
+        const uint32_t s = c < 2 ? a & 0x3f3fu : (low & 0x0f0fu) | (a & 0xc0c0u) >> 2;
+        const uint32_t m = c < 2 ? b & 0x3f3fu : (low >> 4 & 0x0f0fu) | (b & 0xc0c0u) >> 2;
         ds[0] = d * (float)(s & 0xffu), ds[1] = d * (float)(s >> 8);
         dm[0] = dmin * (float)(m & 0xffu), dm[1] = dmin * (float)(m >> 8);
     }
@@ -486,11 +509,12 @@ struct SixBits {
 
 // Planes: quants (128), d, dmin and scales (16).
 struct Q4_K : TwoRuns {
+    static constexpr int PLANES = 2;
     struct Raw {
         uint4 q, h;
         uint32_t c;
     };
-    static __device__ __forceinline__ Raw load(const Planes &m, size_t u) {
+    static __device__ __forceinline__ Raw load(const Planes &m, uint32_t u) {
         return {u128_at(m.p[0], u * 16), u128_at(m.p[1], u / 8 * 16), (uint32_t)(u % 8 / 2)};
     }
     static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) { nibbles(r.q, q); }
@@ -513,11 +537,12 @@ struct Q4_K : TwoRuns {
 
 // Planes: quants (128), fifth bits (32), d, dmin and scales (16).
 struct Q5_K : TwoRuns {
+    static constexpr int PLANES = 3;
     struct Raw {
         uint4 q, f, h;
         uint32_t c;
     };
-    static __device__ __forceinline__ Raw load(const Planes &m, size_t u) {
+    static __device__ __forceinline__ Raw load(const Planes &m, uint32_t u) {
         return {u128_at(m.p[0], u * 16), u128_at(m.p[1], u / 8 * 32 + u % 2 * 16), u128_at(m.p[2], u / 8 * 16), (uint32_t)(u % 8 / 2)};
     }
     static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) {
@@ -549,11 +574,12 @@ struct Q5_K : TwoRuns {
 
 // Planes: quants (256), d (4). The file's sums of quants follow from them and are not kept.
 struct Q8_K : Blocks32 {
+    static constexpr int PLANES = 2;
     struct Raw {
         uint4 a, b;
         uint32_t d;
     };
-    static __device__ __forceinline__ Raw load(const Planes &m, size_t u) {
+    static __device__ __forceinline__ Raw load(const Planes &m, uint32_t u) {
         return {u128_at(m.p[0], u * 32), u128_at(m.p[0], u * 32 + 16), u32_at(m.p[1], u / 8 * 4)};
     }
     static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) {
@@ -572,12 +598,13 @@ struct Q8_K : Blocks32 {
 
 // Planes: quants (128), d, high and low bits of the scales (8).
 struct IQ4_XS : Blocks32 {
+    static constexpr int PLANES = 2;
     struct Raw {
         uint4 q;
         uint2 h;
         uint32_t g;
     };
-    static __device__ __forceinline__ Raw load(const Planes &m, size_t u) {
+    static __device__ __forceinline__ Raw load(const Planes &m, uint32_t u) {
         return {u128_at(m.p[0], u * 16), u64_at(m.p[1], u / 8 * 8), (uint32_t)(u % 8)};
     }
     static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) { looked_up_ints(iq4_table(), r.q, q); }

@@ -1,7 +1,7 @@
 // Per-head norms and rotation of queries and keys, and the append of keys and values to their pages.
 //
 // rope (Su et al. 2021): pair (a, b) of a head turns by position * frequency[pair]: (a cos - b sin, a sin + b cos), both times `magnitude`.
-// Angles are f32 products, their sine and cosine computed in f64 and rounded, as the cpu device does.
+// Angles are f32 products, as the models were trained with.
 // Shapes: q (n_tokens, q_stride) with n_heads heads, k and v (n_tokens, kv_stride) with n_kv_heads heads, f32.
 // Page layout of a layer: for each key-value head, keys as (wide / 8, PAGE, 8), then values as (PAGE, wide); wide = head_dim rounded up to 8.
 // Grid (n_heads + 2 n_kv_heads, n_tokens): one block a head.
@@ -28,6 +28,8 @@ __device__ __forceinline__ void store(float *to, float v) { *to = v; }
 
 template <class E>
 __device__ __forceinline__ void rope_append(const Rope &a) {
+    let_next_start();
+    wait_for_inputs();
     extern __shared__ float head[];  // (head_dim)
     __shared__ float room[32];
     const uint32_t t = blockIdx.y, part = blockIdx.x, position = a.step->position + t;
@@ -49,9 +51,9 @@ __device__ __forceinline__ void rope_append(const Rope &a) {
     if (a.frequencies && (is_q || is_k)) {
         for (uint32_t i = threadIdx.x; i < a.dims / 2; i += blockDim.x) {
             const float angle = (float)position * a.frequencies[i];
-            double sine, cosine;
-            sincos((double)angle, &sine, &cosine);
-            const float s = (float)sine * a.magnitude, c = (float)cosine * a.magnitude;
+            float sine, cosine;
+            sincosf(angle, &sine, &cosine);
+            const float s = sine * a.magnitude, c = cosine * a.magnitude;
             const uint32_t i0 = a.halves ? i : 2 * i, i1 = a.halves ? i + a.dims / 2 : 2 * i + 1;
             const float x = head[i0], y = head[i1];
             head[i0] = x * c - y * s;

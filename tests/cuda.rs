@@ -83,7 +83,7 @@ fn says_what_the_cpu_says_in_pieces_of_any_size() {
                 let ours = common::forward(&mut device, &tokens, 0, piece, Rows::All);
                 let off = difference(&ours, &theirs);
                 // activations of 16 bits, or f16 products
-                let bound = if piece > 8 { 4e-3 } else if kv == KvType::F32 { 3e-4 } else { 2e-3 };
+                let bound = if piece > 8 { 6e-3 } else if kv == KvType::F32 { 3e-4 } else { 2e-3 };
                 common::say(&format!("{name}, {kv:?}, pieces of {piece}: {off:.1e}"));
                 if off > bound {
                     wrong.push(format!("{name}, {kv:?}, pieces of {piece}: off by {off:e} of the largest logit"));
@@ -201,7 +201,7 @@ fn fixtures() -> Vec<Fixture> {
 fn every_architecture_says_what_its_reference_says() {
     let mut wrong = Vec::new();
     for fixture in fixtures() {
-        for (kv, bound) in [(KvType::F32, 1e-3f32), (KvType::F16, 4e-3)] {
+        for (kv, bound) in [(KvType::F32, 1e-3f32), (KvType::F16, 8e-3)] {
             let Some(mut device) = device(fixture.file.clone(), fixture.context, kv) else {
                 return;
             };

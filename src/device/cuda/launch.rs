@@ -49,14 +49,22 @@ pub mod epilogue {
     pub const PLAIN: u32 = 3;
 }
 
-/// `Segment` of `cuda/matvec.cu`.
+/// `Rows` of `cuda/quant.cuh`.
+#[derive(Clone, Copy, Debug, bytemuck::Pod, Zeroable)]
+#[repr(C)]
+pub struct WeightRows {
+    /// Where the planes of the first row begin.
+    pub planes: [Address; PLANES_MAX],
+    /// Bytes of a row in each.
+    pub row_bytes: [u32; PLANES_MAX],
+}
+
+/// `Segment` of `cuda/matvec.cu`, `TileSegment` of `cuda/matmul.cu`.
 #[derive(Clone, Copy, Debug, bytemuck::Pod, Zeroable)]
 #[repr(C)]
 pub struct Segment {
-    /// Where the planes of its rows begin.
-    pub planes: [Address; PLANES_MAX],
-    /// From one expert's plane to the next one's.
-    pub expert_bytes: [u64; PLANES_MAX],
+    /// The weights; of experts one after another.
+    pub weights: WeightRows,
     /// (n_tokens, out_stride) f32.
     pub out: Address,
     /// (rows) f32, or 0.
@@ -94,22 +102,11 @@ pub struct Matvec {
     pub end: u32,
 }
 
-/// `TileSegment` of `cuda/matmul.cu`.
-#[derive(Clone, Copy, Debug, bytemuck::Pod, Zeroable)]
-#[repr(C)]
-pub struct TileSegment {
-    pub planes: [Address; PLANES_MAX],
-    pub out: Address,
-    pub bias: Address,
-    pub rows: u32,
-    pub out_stride: u32,
-}
-
 /// `Matmul` of `cuda/matmul.cu`.
 #[derive(Clone, Copy, Debug, bytemuck::Pod, Zeroable)]
 #[repr(C)]
 pub struct Matmul {
-    pub segments: [TileSegment; 3],
+    pub segments: [Segment; 3],
     pub n_segments: u32,
     pub cols: u32,
     pub x: Address,
@@ -128,7 +125,7 @@ pub struct Matmul {
 #[derive(Clone, Copy, Debug, bytemuck::Pod, Zeroable)]
 #[repr(C)]
 pub struct Embed {
-    pub table: [Address; PLANES_MAX],
+    pub table: WeightRows,
     pub step: Address,
     pub x: Address,
     pub cols: u32,
@@ -279,8 +276,16 @@ static IMAGES: [&[u8]; 10] = images!(
 /// All kernels that a model needs, found at load.
 pub struct Kernels {
     modules: Vec<Module>,
-    found: HashMap<String, Function>,
+    found: HashMap<String, Kernel>,
     shared_max: usize,
+}
+
+/// A kernel that was found.
+#[derive(Clone, Copy, Debug)]
+struct Kernel {
+    function: Function,
+    /// It waits for its inputs itself, so that it may be started while the kernel before it ends.
+    waits: bool,
 }
 
 /// Blocks, threads and shared memory of a launch.
@@ -323,24 +328,37 @@ impl Kernels {
         let most = self.shared_max.saturating_sub(1024) as i32;
         // SAFETY: the function belongs to a module that lives as long as `self`.
         unsafe { result::function::set_function_attribute(function.0, SHARED, most) }?;
-        self.found.insert(name.to_owned(), function);
+        // `wait_for_inputs` does nothing in code for cards before Hopper, nor where a newer card runs that code
+        use sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PTX_VERSION as BUILT_FOR;
+        // SAFETY: as above.
+        let built_for = unsafe { result::function::get_function_attribute(function.0, BUILT_FOR) }?;
+        let waits = built_for >= 90 && name != "split";
+        self.found.insert(name.to_owned(), Kernel { function, waits });
         Ok(())
     }
 
     fn launch(&self, name: &str, stream: &Stream, grid: Grid, args: &mut [*mut c_void]) -> Result<(), DriverError> {
-        let function = *self.found.get(name).ok_or(DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND))?;
+        let Kernel { function, waits } = *self.found.get(name).ok_or(DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND))?;
+        let mut early = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: grid.blocks.0,
+            gridDimY: grid.blocks.1,
+            gridDimZ: grid.blocks.2,
+            blockDimX: grid.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: grid.shared_bytes as u32,
+            hStream: stream.raw(),
+            attrs: &raw mut early,
+            numAttrs: u32::from(waits),
+        };
         // SAFETY: the typed functions below pass the arguments that the kernel of this name declares; addresses in them are those of the
         // device's buffers, whose shapes the caller made the grid from.
-        unsafe {
-            result::launch_kernel(
-                function.0,
-                grid.blocks,
-                (grid.threads, 1, 1),
-                grid.shared_bytes as u32,
-                stream.raw(),
-                args,
-            )
-        }
+        unsafe { sys::cuLaunchKernelEx(&config, function.0, args.as_mut_ptr(), std::ptr::null_mut()) }.result()
     }
 
     /// A launch of a kernel whose one argument is a structure.

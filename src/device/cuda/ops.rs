@@ -136,7 +136,7 @@ impl CudaDevice {
     fn embed(&self, table: Matrix, scale: f32, positions: Option<Matrix>, n: usize) -> Result<(), DriverError> {
         let one = |table: Matrix, scale: f32, add: u32| {
             let args = Embed {
-                table: self.planes(table.tensor, 0),
+                table: self.rows_from(table.tensor, 0),
                 step: self.at(Area::Step),
                 x: self.at(Area::X),
                 cols: table.cols.next_multiple_of(32) as u32,
@@ -343,7 +343,7 @@ impl CudaDevice {
         };
         let built_for = ATTEND_GROUPS.into_iter().find(|g| *g >= group).unwrap_or(group);
         let splits = self.sizes.splits().min((2 * self.multiprocessors).div_ceil(heads.n_kv));
-        let shared_bytes = (group * wide(heads.dim) + group * SPLIT + 8 * built_for + 1024 + wide(heads.dim)) * 4;
+        let shared_bytes = (group * wide(heads.dim) + group * SPLIT + 8 * built_for + group * 8 * SPLIT) * 4;
         let grid = Grid { blocks: (heads.n_kv as u32, splits as u32, n as u32), threads: SPLIT as u32, shared_bytes };
         self.kernels.attend(kv_name(self.kv), built_for, &self.stream, grid, &args)
     }

@@ -8,9 +8,8 @@ use cudarc::driver::DriverError;
 
 use super::launch::{
     ATTEND_GROUPS, ATTEND_MANY_WIDTHS, Address, Grid, Kernels, MATVEC_THREADS, MATVEC_TOKENS, Matmul, Matvec, NormRows,
-    Segment, TileSegment, epilogue, matvec_name, norm_kind,
+    Segment, WeightRows, epilogue, matvec_name, norm_kind,
 };
-use super::layout::PLANES_MAX;
 use super::sizes::{Area, HALF_COLS_STEP};
 use super::{CudaDevice, KvType, ROWS_MAX, kv_name};
 use crate::model::plan::{ExpertLinear, Linear, NormOp, Plan, Shape, TensorId};
@@ -143,16 +142,17 @@ impl CudaDevice {
         self.weights.get(part.tensor).kind
     }
 
-    /// Where a row begins in each plane of a matrix.
-    pub(super) fn planes(&self, id: TensorId, row: usize) -> [Address; PLANES_MAX] {
+    /// The rows of a matrix from one on.
+    pub(super) fn rows_from(&self, id: TensorId, row: usize) -> WeightRows {
         let base = self.tensor(id);
-        let mut at = [base; PLANES_MAX];
+        let mut rows = WeightRows::zeroed();
         if let Some(layout) = &self.layouts[id.0] {
-            for (at, p) in at.iter_mut().zip(&layout.planes) {
-                *at = base + (p.at + row * p.row_bytes) as u64;
+            for (i, p) in layout.planes.iter().enumerate() {
+                rows.planes[i] = base + (p.at + row * p.row_bytes) as u64;
+                rows.row_bytes[i] = p.row_bytes as u32;
             }
         }
-        at
+        rows
     }
 
     /// Multiplies; neighbouring parts of the same type together.
@@ -233,8 +233,7 @@ impl CudaDevice {
 
     fn segment(&self, part: &Part) -> Segment {
         Segment {
-            planes: self.planes(part.tensor, part.first_row),
-            expert_bytes: [0; PLANES_MAX],
+            weights: self.rows_from(part.tensor, part.first_row),
             out: part.out,
             bias: part.bias.map_or(0, |id| self.tensor(id) + (part.first_row * 4) as u64),
             rows: part.rows as u32,
@@ -264,9 +263,8 @@ impl CudaDevice {
 
     fn matmul(&self, n: usize, from: Input, parts: &[Part], finish: Finish) -> Result<(), DriverError> {
         let mut args = Matmul::zeroed();
-        for (segment, p) in args.segments.iter_mut().zip(parts) {
-            let Segment { planes, out, bias, rows, out_stride, .. } = self.segment(p);
-            *segment = TileSegment { planes, out, bias, rows, out_stride };
+        for (segment, part) in args.segments.iter_mut().zip(parts) {
+            *segment = self.segment(part);
         }
         (args.n_segments, args.n_tokens) = (parts.len() as u32, n as u32);
         args.cols = parts[0].cols.next_multiple_of(32) as u32;
@@ -313,11 +311,6 @@ impl CudaDevice {
             let input = Input { x: from.x + (first / slots_a_token * from.stride * 4) as u64, ..from };
             let (mut args, mut grid) = self.matvec_args(1, input, parts, finish);
             for (segment, part) in args.segments.iter_mut().zip(parts) {
-                if let Some(layout) = &self.layouts[part.tensor.0] {
-                    for (bytes, p) in segment.expert_bytes.iter_mut().zip(&layout.planes) {
-                        *bytes = (part.rows * p.row_bytes) as u64;
-                    }
-                }
                 segment.out += (first * part.out_stride * 4) as u64;
             }
             args.experts = self.at(Area::ExpertIds) + (first * 4) as u64;
