@@ -1,0 +1,102 @@
+//! Every architecture on the cpu device against the logits of an independent implementation in double precision, and what no cutting of a
+//! prompt and no instruction set may change.
+
+mod common;
+#[path = "common/fixtures.rs"]
+mod fixtures;
+
+use fixtures::Fixture;
+use worker_orcd::device::cpu::isa::Isa;
+use worker_orcd::device::cpu::{CpuDevice, CpuOptions, KvType};
+use worker_orcd::device::{Device, Rows};
+
+/// The context of models that do not depend on it.
+const CONTEXT: usize = 256;
+
+fn device_of(fixture: &Fixture, kv: KvType, isa: Isa) -> CpuDevice {
+    let context = fixture.context.unwrap_or(CONTEXT);
+    common::cpu_device(fixture.gguf.clone(), CpuOptions { context, kv, isa })
+}
+
+/// The logits after each token, in pieces of at most `piece` tokens.
+fn logits(device: &mut CpuDevice, tokens: &[u32], piece: usize) -> Vec<Vec<f32>> {
+    common::forward(device, tokens, 0, piece, Rows::All)
+}
+
+/// The largest difference of all logits, as a share of the largest logit.
+fn worst(ours: &[Vec<f32>], reference: &[Vec<f32>]) -> f64 {
+    assert_eq!(ours.len(), reference.len(), "positions");
+    let pairs = ours.iter().flatten().zip(reference.iter().flatten());
+    let largest = reference
+        .iter()
+        .flatten()
+        .fold(0.0f32, |a, b| a.max(b.abs()));
+    let off = |(a, b): (&f32, &f32)| (f64::from(*a) - f64::from(*b)).abs() / f64::from(largest);
+    // a logit that is not a number is as far off as can be
+    let off = |pair| {
+        Some(off(pair))
+            .filter(|o| !o.is_nan())
+            .unwrap_or(f64::INFINITY)
+    };
+    pairs.map(off).fold(0.0, f64::max)
+}
+
+/// Fails with all fixtures of which a prompt is further off than `tolerance`.
+#[track_caller]
+fn assert_close(kv: KvType, tolerance: f64) {
+    let mut wrong = Vec::new();
+    for fixture in fixtures::all() {
+        let mut device = device_of(&fixture, kv, Isa::best());
+        let piece = device.capacity().step_tokens_max;
+        let mut off = |piece: usize| {
+            let of_prompts = fixture.prompts.iter();
+            let off = of_prompts.map(|p| worst(&logits(&mut device, &p.tokens, piece), &p.logits));
+            off.fold(0.0, f64::max)
+        };
+        let (whole, stepwise) = (off(piece), off(1));
+        let told = format!(
+            "{}: {whole:.1e} whole, {stepwise:.1e} token by token",
+            fixture.name
+        );
+        common::say(&told);
+        if whole.max(stepwise) > tolerance {
+            wrong.push(told);
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "off by more than {tolerance:e}:\n{}",
+        wrong.join("\n")
+    );
+}
+
+#[test]
+fn every_architecture_says_what_the_reference_says() {
+    assert_close(KvType::F32, 1e-5);
+}
+
+/// A half has 11 bits, so a key or a value is off by up to 1/4096 of itself, and these models are small and sharp: what that does to a
+/// logit, at worst over a whole fixture, is 4.2e-3 (gpt-oss-mxfp4), and as much as 2.9e-3 in a plain llama (llama-q4-k-m).
+#[test]
+fn halves_in_the_cache_cost_little() {
+    assert_close(KvType::F16, 5e-3);
+}
+
+#[test]
+fn pieces_of_any_size_and_every_instruction_set_give_the_same_bits() {
+    for fixture in fixtures::all() {
+        let longest = fixture.prompts.iter().max_by_key(|p| p.tokens.len());
+        let tokens = &longest.expect("a prompt").tokens;
+        let mut device = device_of(&fixture, KvType::F16, Isa::best());
+        let whole = logits(&mut device, tokens, 64);
+        for piece in [1, 2, 3, 7, 13] {
+            let pieces = logits(&mut device, tokens, piece);
+            assert!(whole == pieces, "{}: pieces of {piece}", fixture.name);
+        }
+        for isa in Isa::available() {
+            let mut device = device_of(&fixture, KvType::F16, isa);
+            let same = whole == logits(&mut device, tokens, 64);
+            assert!(same, "{}: {} has other bits", fixture.name, isa.name());
+        }
+    }
+}
