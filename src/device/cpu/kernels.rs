@@ -191,7 +191,7 @@ unsafe fn silu<L: Lanes>(x: &mut [f32]) {
 /// x = x/2 × (1 + tanh(√(2/π) × (x + 0.044715 x³))), which is x / (1 + e^(-2√(2/π) × (x + 0.044715 x³))).
 #[inline(always)]
 unsafe fn gelu_tanh<L: Lanes>(x: &mut [f32]) {
-    const FACTOR: f32 = 1.595_769_1; // 2√(2/π)
+    const FACTOR: f32 = 1.595_769; // 2√(2/π)
     for x in x.as_chunks_mut::<LANES>().0 {
         // SAFETY: a chunk holds 16 values.
         unsafe {
@@ -390,6 +390,30 @@ unsafe fn write_head<L: Lanes, const D: usize>(
     }
 }
 
+/// One head: `factor` × Σ_position weight × value.
+#[inline(always)]
+unsafe fn weigh_values<L: Lanes, E: KvElement>(
+    job: &Attend<'_, E>,
+    weights: &[f32],
+    factor: f32,
+    out: &mut [f32],
+) {
+    // SAFETY: the caller vouches for the instructions; blocks end within value_stride.
+    unsafe {
+        let mut from = 0;
+        while from + 64 <= job.value_stride {
+            let values = values_block::<L, E, 4>(job, weights, from);
+            write_head(values, factor, from, out);
+            from += 64;
+        }
+        while from < job.value_stride {
+            let values = values_block::<L, E, 1>(job, weights, from);
+            write_head(values, factor, from, out);
+            from += 16;
+        }
+    }
+}
+
 /// softmax(scale × q·kᵀ) · v for one token and one key-value head; `out` is (head_dim, group), `buffer` holds whole pages for each query head.
 #[inline(always)]
 unsafe fn attend<L: Lanes, E: KvElement>(job: &Attend<'_, E>, buffer: &mut [f32], out: &mut [f32]) {
@@ -430,26 +454,7 @@ unsafe fn attend<L: Lanes, E: KvElement>(job: &Attend<'_, E>, buffer: &mut [f32]
             }
             let sink = job.sinks.get(h).copied();
             let factor = 1.0 / softmax_numerators::<L>(weights, (job.first, job.positions), sink);
-            let mut from = 0;
-            while from < job.value_stride {
-                if from + 64 <= job.value_stride {
-                    write_head(
-                        values_block::<L, E, 4>(job, weights, from),
-                        factor,
-                        from,
-                        out,
-                    );
-                    from += 64;
-                } else {
-                    write_head(
-                        values_block::<L, E, 1>(job, weights, from),
-                        factor,
-                        from,
-                        out,
-                    );
-                    from += 16;
-                }
-            }
+            weigh_values::<L, E>(job, weights, factor, out);
         }
     }
 }

@@ -252,18 +252,7 @@ pub fn compile(plan: &Plan) -> Program {
                 logits,
                 scale,
                 softcap,
-            } => {
-                p.stages.push(Stage::Norm(*norm, Of::Rows));
-                let of = Of::Rows;
-                let product = Product {
-                    of,
-                    ..whole(logits, Buf::Xn, Buf::Logits)
-                };
-                p.stages.push(Stage::MatMul(product));
-                if *scale != 1.0 || softcap.is_some() {
-                    p.stages.push(Stage::Logits(*scale, *softcap));
-                }
-            }
+            } => p.head(norm, logits, *scale, *softcap),
         }
     }
     p
@@ -386,6 +375,18 @@ impl Program {
         self.stages.push(Stage::Activate(activate, n_ff));
         if let Some(vector) = share {
             self.stages.push(Stage::Share(vector, from));
+        }
+    }
+
+    fn head(&mut self, norm: &NormOp, logits: &Linear, scale: f32, softcap: Option<f32>) {
+        self.stages.push(Stage::Norm(*norm, Of::Rows));
+        let of = Of::Rows;
+        self.products([Product {
+            of,
+            ..whole(logits, Buf::Xn, Buf::Logits)
+        }]);
+        if scale != 1.0 || softcap.is_some() {
+            self.stages.push(Stage::Logits(scale, softcap));
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use crate::gguf::{Gguf, Value};
 use crate::model::ModelError;
-use crate::model::spec::{Bias, Gating, HeadMatrix, Norm};
+use crate::model::spec::{Activation, Bias, ExpertsSpec, Gating, HeadMatrix, Heads, Norm};
 
 /// Most layers, heads or any other count that a model may have: beyond every published model, small enough that sums cannot overflow.
 pub const DIMENSION_MAX: usize = 1 << 24;
@@ -26,14 +26,6 @@ pub struct Keys<'a> {
     gguf: &'a Gguf,
     architecture: &'static str,
     read: HashSet<String>,
-}
-
-/// Heads of attention.
-#[derive(Clone, Copy)]
-pub(super) struct Heads {
-    pub n_heads: usize,
-    pub n_kv_heads: usize,
-    pub head_dim: usize,
 }
 
 impl<'a> Keys<'a> {
@@ -193,21 +185,37 @@ impl<'a> Keys<'a> {
         Ok(head_dim)
     }
 
-    /// Experts that a token goes through: no more than there are.
-    pub(super) fn experts_used(&mut self) -> Result<usize, ModelError> {
-        let (n_used, n_experts) = (
-            self.count("expert_used_count")?,
+    /// Experts with the shares that are usual for the architecture and with no shared one.
+    pub(super) fn experts(
+        &mut self,
+        usual: Gating,
+        activation: Activation,
+        bias: Bias,
+    ) -> Result<ExpertsSpec, ModelError> {
+        // files of nothing but experts tell the width of a dense network all the same, which none of their layers has
+        self.optional_count("feed_forward_length")?;
+        let (n_experts, n_used) = (
             self.count("expert_count")?,
+            self.count("expert_used_count")?,
         );
         if n_used > n_experts {
             let expected = format!("but there are only {n_experts} experts");
             return Err(self.wrong("expert_used_count", n_used, expected));
         }
-        Ok(n_used)
+        Ok(ExpertsSpec {
+            n_experts,
+            n_used,
+            n_ff: self.count("expert_feed_forward_length")?,
+            gating: self.gating(usual)?,
+            scale: self.positive("expert_weights_scale")?.unwrap_or(1.0),
+            activation,
+            bias,
+            shared_n_ff: None,
+        })
     }
 
     /// What a file says of the experts' shares, where it does not leave that to its architecture.
-    pub(super) fn softmax_gating(&mut self, usual: Gating) -> Result<Gating, ModelError> {
+    fn gating(&mut self, usual: Gating) -> Result<Gating, ModelError> {
         const SOFTMAX: usize = 1;
         const SOFTMAX_OF_USED: usize = 3;
         let name = "expert_gating_func";
@@ -221,11 +229,6 @@ impl<'a> Keys<'a> {
             Some(false) => Gating::SoftmaxOfAll,
             None => usual,
         })
-    }
-
-    /// Files of nothing but experts tell the width of a dense network all the same, which none of their layers has.
-    pub(super) fn dense_width_of_experts(&mut self) -> Result<(), ModelError> {
-        self.optional_count("feed_forward_length").map(drop)
     }
 
     /// How many positions a token sees, where that is not all.
