@@ -8,7 +8,7 @@ mod fixtures;
 use fixtures::Fixture;
 use worker_orcd::device::cpu::isa::Isa;
 use worker_orcd::device::cpu::{CpuDevice, CpuOptions, KvType};
-use worker_orcd::device::{Device, Rows};
+use worker_orcd::device::{Device, DeviceError, PAGE_TOKENS, PageId, Rows, Step};
 
 /// The context of models that do not depend on it.
 const CONTEXT: usize = 256;
@@ -97,6 +97,86 @@ fn pieces_of_any_size_and_every_instruction_set_give_the_same_bits() {
             let mut device = device_of(&fixture, KvType::F16, isa);
             let same = whole == logits(&mut device, tokens, 64);
             assert!(same, "{}: {} has other bits", fixture.name, isa.name());
+        }
+    }
+}
+
+/// Windows that begin in one page and end in the next.
+#[test]
+fn windows_reach_over_pages_with_the_same_bits() {
+    for fixture in fixtures::all() {
+        if !["gemma3", "gpt-oss", "phi3"].contains(&fixture.name.as_str()) {
+            continue;
+        }
+        let context = 2 * PAGE_TOKENS;
+        let options = |isa| CpuOptions {
+            context,
+            kv: KvType::F32,
+            isa,
+        };
+        let n_vocab = fixture.prompts[0].logits[0].len() as u32;
+        let tokens: Vec<u32> = (0..300u32)
+            .map(|i| (i * i * 7 + i * 3 + 5) % n_vocab)
+            .collect();
+        let mut device = common::cpu_device(fixture.gguf.clone(), options(Isa::best()));
+        let whole = logits(&mut device, &tokens, 64);
+        for piece in [1, 13] {
+            assert!(
+                whole == logits(&mut device, &tokens, piece),
+                "{}: {piece}",
+                fixture.name
+            );
+        }
+        // what is far outside of every window and in no layer that sees all is not seen: phi3 has two layers of 5 positions each
+        if fixture.name == "phi3" {
+            let mut others = tokens.clone();
+            others[0] = (others[0] + 1) % n_vocab;
+            let changed = logits(&mut device, &others, 64);
+            let first = (0..300).find(|i| whole[*i..] == changed[*i..]);
+            assert_eq!(first, Some(9), "positions that see the first token");
+        }
+    }
+}
+
+#[test]
+fn positions_that_were_not_learned_are_refused() {
+    let of_gpt2 = fixtures::all().into_iter().find(|f| f.name == "gpt2");
+    let mut device = device_of(&of_gpt2.expect("a gpt2"), KvType::F16, Isa::best());
+    let mut start = |position, tokens| {
+        device.forward(Step {
+            pages: &[PageId(0)],
+            tokens,
+            position,
+            rows: Rows::Last,
+        })
+    };
+    start(62, &[1, 2]).expect("the last positions there are");
+    let refused = start(63, &[1, 2]);
+    let Err(DeviceError::Step(message)) = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(message.contains("64 positions"), "{message}");
+}
+
+/// What `--check` tells: the pages of all layers, and buffers for as many experts as a token goes through.
+#[test]
+fn memory_counts_what_an_architecture_needs() {
+    for fixture in fixtures::all() {
+        let memory = device_of(&fixture, KvType::F16, Isa::best()).memory();
+        let file = fixture.gguf.len() as u64;
+        assert!(
+            memory.weights_bytes > file / 3 && memory.weights_bytes < file,
+            "{}",
+            fixture.name
+        );
+        if fixture.name == "gemma3" {
+            // keys of 20 values, values padded to 32, one head, seven layers, two bytes each
+            assert_eq!(memory.kv_bytes, 256 * 7 * (20 + 32) * 2);
+        }
+        if fixture.name == "gpt-oss" {
+            // 64 tokens with three experts each: what they read, gate, up, results
+            let experts = 64 * 3 * (64 + 32 + 32 + 64) * 4;
+            assert!(memory.scratch_bytes > experts, "{memory:?}");
         }
     }
 }

@@ -5,7 +5,10 @@ use proptest::prelude::*;
 use worker_orcd::device::PAGE_TOKENS;
 use worker_orcd::device::cpu::isa::Isa;
 use worker_orcd::device::cpu::kernels::{Attend, Kernels, MatMul, Store, padded};
+use worker_orcd::device::cpu::moe::Routing;
 use worker_orcd::device::cpu::naive;
+use worker_orcd::device::cpu::program::Choice;
+use worker_orcd::model::spec::Gating;
 use worker_orcd::quant::TensorType;
 
 /// Numbers that repeat for a seed, in about -1 to 1.
@@ -231,6 +234,57 @@ proptest! {
         }
         prop_assert!(of_all.windows(2).all(|w| w[0] == w[1]), "instruction sets differ");
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Experts and shares are the twin's, ties included; places are all different, and those of an expert lie together.
+    #[test]
+    fn routes_are_the_twins(n_experts in 1..40usize, used in 1..9usize, tokens in 1..40usize, steps in 1..20i32, seed in 0..1000u64) {
+        let n_used = used.min(n_experts);
+        // few different logits, so that many are equal
+        let logits: Vec<f32> = numbers(seed, n_experts * tokens).iter().map(|v| (v * steps as f32).round()).collect();
+        for gating in [Gating::SoftmaxOfUsed, Gating::SoftmaxOfAll] {
+            let choice = Choice { n_experts, n_used, gating, scale: 1.5 };
+            let mut routing = Routing::new((n_experts + 3, n_used + 1), tokens);
+            for (token, logits) in logits.chunks_exact(n_experts).enumerate() {
+                routing.choose(token, logits, choice);
+            }
+            routing.group(n_experts, tokens);
+            let mut taken = vec![0; tokens * n_used];
+            for (token, logits) in logits.chunks_exact(n_experts).enumerate() {
+                let twin = naive::route(logits, n_used, gating, 1.5);
+                prop_assert_eq!(routing.of_token(token).count(), n_used);
+                for ((expert, share, place), (of_twin, share_of_twin)) in routing.of_token(token).zip(twin) {
+                    prop_assert_eq!(expert, of_twin);
+                    prop_assert!((share - share_of_twin).abs() <= 1e-6, "{share} is not {share_of_twin}");
+                    let (begin, count) = routing.places_of(expert);
+                    prop_assert!((begin..begin + count).contains(&place), "{place} is not of {expert}");
+                    taken[place] += 1;
+                }
+            }
+            prop_assert!(taken.iter().all(|n| *n == 1), "each place is taken once: {taken:?}");
+        }
+    }
+}
+
+/// Logits that are no numbers choose some experts all the same.
+#[test]
+fn logits_that_are_no_numbers_choose_different_experts() {
+    let choice = Choice {
+        n_experts: 4,
+        n_used: 3,
+        gating: Gating::SoftmaxOfAll,
+        scale: 1.0,
+    };
+    let mut routing = Routing::new((4, 3), 1);
+    routing.choose(0, &[f32::NAN, 1.0, f32::NAN, f32::INFINITY], choice);
+    routing.group(4, 1);
+    let mut chosen: Vec<usize> = routing.of_token(0).map(|(expert, ..)| expert).collect();
+    chosen.sort_unstable();
+    chosen.dedup();
+    assert!(chosen.len() == 3 && chosen[2] < 4, "{chosen:?}");
 }
 
 /// Extreme scales: subnormal, zero, largest, negative zero; the product must still be the twin's.

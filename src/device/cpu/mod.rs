@@ -10,7 +10,7 @@ pub mod lanes;
 #[cfg(target_arch = "x86_64")]
 mod lanes_x86;
 mod matmul;
-mod moe;
+pub mod moe;
 pub mod naive;
 pub mod program;
 mod rope;
@@ -527,6 +527,7 @@ impl Device for CpuDevice {
         let scratch = self
             .bufs
             .iter()
+            .chain(&self.vectors)
             .chain([&self.expanded, &self.scores])
             .map(|b| size_of_val(b.as_slice()))
             .sum::<usize>()

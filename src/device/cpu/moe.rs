@@ -48,7 +48,8 @@ impl Routing {
     }
 
     /// The `n_used` largest logits of a token and their shares; of equal ones the first is taken.
-    fn choose(&mut self, token: usize, logits: &[f32], choice: Choice) {
+    pub fn choose(&mut self, token: usize, logits: &[f32], choice: Choice) {
+        self.n_used = choice.n_used;
         let range = token * self.n_used..(token + 1) * self.n_used;
         let (chosen, shares) = (&mut self.chosen[range.clone()], &mut self.shares[range]);
         for slot in 0..chosen.len() {
@@ -67,8 +68,8 @@ impl Routing {
         }
     }
 
-    /// Gives each token and expert its place.
-    fn group(&mut self, n_experts: usize, tokens: usize) {
+    /// Gives each of so many tokens and each of its experts a place.
+    pub fn group(&mut self, n_experts: usize, tokens: usize) {
         let entries = tokens * self.n_used;
         let begins = &mut self.begins[..=n_experts];
         begins.fill(0);
@@ -90,8 +91,14 @@ impl Routing {
         begins[0] = 0;
     }
 
+    /// A token's experts in their order: which, its share, its place.
+    pub fn of_token(&self, token: usize) -> impl Iterator<Item = (usize, f32, usize)> {
+        let slots = token * self.n_used..(token + 1) * self.n_used;
+        slots.map(|slot| (self.chosen[slot], self.shares[slot], self.places[slot]))
+    }
+
     /// Places of an expert: the first, and how many.
-    fn places_of(&self, expert: usize) -> (usize, usize) {
+    pub fn places_of(&self, expert: usize) -> (usize, usize) {
         let begin = self.begins[expert];
         (begin, self.begins[expert + 1] - begin)
     }
@@ -105,7 +112,6 @@ impl Routing {
 
 impl CpuDevice {
     pub(super) fn choose(&mut self, choice: Choice, token: usize) {
-        self.routing.n_used = choice.n_used;
         let stride = self.strides[Buf::Router as usize];
         let row = &self.bufs[Buf::Router as usize][token * stride..][..choice.n_experts];
         self.routing.choose(token, row, choice);
@@ -121,10 +127,10 @@ impl CpuDevice {
     }
 
     pub(super) fn gather(&mut self, from: Buf, token: usize) {
-        let (stride, n_used) = (self.strides[Buf::ExpertX as usize], self.routing.n_used);
+        let stride = self.strides[Buf::ExpertX as usize];
         let mut to = std::mem::take(&mut self.bufs[Buf::ExpertX as usize]);
         let row = &self.bufs[from as usize][token * stride..][..stride];
-        for place in &self.routing.places[token * n_used..][..n_used] {
+        for (_, _, place) in self.routing.of_token(token) {
             to[place * stride..][..stride].copy_from_slice(row);
         }
         self.bufs[Buf::ExpertX as usize] = to;
@@ -173,13 +179,11 @@ impl CpuDevice {
     }
 
     pub(super) fn combine(&mut self, token: usize) {
-        let (stride, n_used) = (self.strides[Buf::ExpertOut as usize], self.routing.n_used);
+        let stride = self.strides[Buf::ExpertOut as usize];
         let mut out = std::mem::take(&mut self.bufs[Buf::Out as usize]);
         let row = &mut out[token * stride..][..stride];
         row.fill(0.0);
-        let slots = token * n_used..(token + 1) * n_used;
-        let shares = &self.routing.shares[slots.clone()];
-        for (place, share) in self.routing.places[slots].iter().zip(shares) {
+        for (_, share, place) in self.routing.of_token(token) {
             let result = &self.bufs[Buf::ExpertOut as usize][place * stride..][..stride];
             for (to, value) in row.iter_mut().zip(result) {
                 *to += share * value;

@@ -1,6 +1,8 @@
 //! The naive twins: every kernel once more, as plainly as it can be said, in the same order of summation. The oracle that fast paths
 //! (and other devices) are compared with; of all that is here only what has no faster twin is called in a step.
 
+use std::cmp::Ordering;
+
 use crate::model::spec::Gating;
 use crate::quant::{LengthMismatch, TensorType};
 
@@ -136,7 +138,8 @@ pub fn attend(
 /// The `n_used` largest of the router's logits, the largest first and of equal ones the lower index, with their shares.
 pub fn route(logits: &[f32], n_used: usize, gating: Gating, scale: f32) -> Vec<(usize, f32)> {
     let mut order: Vec<usize> = (0..logits.len()).collect();
-    order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
+    let falling = |a: &usize, b: &usize| logits[*b].partial_cmp(&logits[*a]);
+    order.sort_by(|a, b| falling(a, b).unwrap_or(Ordering::Equal));
     let e = |i: &usize| libm::exp(f64::from(logits[*i]) - f64::from(logits[order[0]]));
     let total: f64 = match gating {
         Gating::SoftmaxOfAll => order.iter().map(e).sum(),

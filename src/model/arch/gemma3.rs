@@ -73,7 +73,7 @@ pub fn spec(keys: &mut Keys<'_>) -> Result<ModelSpec, ModelError> {
         head: HeadSpec {
             matrix: keys.head_matrix(),
             scale: 1.0,
-            softcap: keys.positive("final_logit_softcapping")?,
+            softcap: keys.positive_or_none("final_logit_softcapping")?,
         },
     })
 }

@@ -16,7 +16,7 @@ pub fn spec(keys: &mut Keys<'_>) -> Result<ModelSpec, ModelError> {
     let heads = keys.heads(n_embd)?;
     let kind = keys.rms()?;
     let norm = |tensor| kind.at(tensor, Bias::None);
-    let scale = keys.positive("attention.scale")?;
+    let scale = keys.positive_or_none("attention.scale")?;
     let layer = LayerSpec {
         attention: AttentionSpec {
             norm: Some(norm("attn_norm")),
@@ -43,7 +43,7 @@ pub fn spec(keys: &mut Keys<'_>) -> Result<ModelSpec, ModelError> {
             post_norm: None,
         },
         order: LayerOrder::Sequential,
-        residual_scale: keys.positive("residual_scale")?.unwrap_or(1.0),
+        residual_scale: keys.positive_or_none("residual_scale")?.unwrap_or(1.0),
     };
     Ok(ModelSpec {
         architecture: keys.architecture(),
@@ -51,14 +51,14 @@ pub fn spec(keys: &mut Keys<'_>) -> Result<ModelSpec, ModelError> {
         n_embd,
         n_vocab: keys.n_vocab()?,
         embedding: EmbeddingSpec {
-            scale: keys.positive("embedding_scale")?.unwrap_or(1.0),
+            scale: keys.positive_or_none("embedding_scale")?.unwrap_or(1.0),
             positions: Positions::None,
         },
         layers: vec![layer; keys.layers()?],
         output_norm: norm("output_norm"),
         head: HeadSpec {
             matrix: keys.head_matrix(),
-            scale: 1.0 / keys.positive("logit_scale")?.unwrap_or(1.0),
+            scale: 1.0 / keys.positive_or_none("logit_scale")?.unwrap_or(1.0),
             softcap: None,
         },
     })

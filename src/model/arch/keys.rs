@@ -104,6 +104,15 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// A factor or a cap, where 0 means as much as being absent.
+    pub(super) fn positive_or_none(&mut self, name: &str) -> Result<Option<f32>, ModelError> {
+        let key = self.key(name);
+        match self.gguf.metadata.f32(&key)? {
+            Some(0.0) => Ok(None),
+            Some(_) | None => self.positive(name),
+        }
+    }
+
     /// A number that must be there: finite and above 0.
     pub(super) fn require_positive(&mut self, name: &str) -> Result<f32, ModelError> {
         let key = self.key(name);
@@ -207,7 +216,9 @@ impl<'a> Keys<'a> {
             n_used,
             n_ff: self.count("expert_feed_forward_length")?,
             gating: self.gating(usual)?,
-            scale: self.positive("expert_weights_scale")?.unwrap_or(1.0),
+            scale: self
+                .positive_or_none("expert_weights_scale")?
+                .unwrap_or(1.0),
             activation,
             bias,
             shared_n_ff: None,
