@@ -19,9 +19,19 @@ mod bench {
     use worker_orcd::model::{arch, lower, weights::Weights};
 
     /// Runs one step to its end.
-    fn step(device: &mut CudaDevice, tokens: &[u32], position: usize, rows: Rows) -> anyhow::Result<()> {
+    fn step(
+        device: &mut CudaDevice,
+        tokens: &[u32],
+        position: usize,
+        rows: Rows,
+    ) -> anyhow::Result<()> {
         let pages: Vec<PageId> = (0..device.capacity().pages as u32).map(PageId).collect();
-        device.forward(Step { pages: &pages, tokens, position, rows })?;
+        device.forward(Step {
+            pages: &pages,
+            tokens,
+            position,
+            rows,
+        })?;
         while device.poll(Instant::now() + Duration::from_secs(1))? != Some(Output::Forwarded) {}
         Ok(())
     }
@@ -46,19 +56,30 @@ mod bench {
                 &self.0
             }
         }
-        let options = CudaOptions { ordinal: 0, context, kv: KvType::F16 };
+        let options = CudaOptions {
+            ordinal: 0,
+            context,
+            kv: KvType::F16,
+        };
         let mut device = CudaDevice::new(plan, weights, Box::new(Mapped(bytes)), options)?;
         let opened = begin.elapsed();
         while {
             let p = device.load_some(Instant::now() + Duration::from_secs(1))?;
             p.processed < p.total
         } {}
-        eprintln!("{path}: context and modules {:.3} s, weights {:.3} s", opened.as_secs_f64(), (begin.elapsed() - opened).as_secs_f64());
+        eprintln!(
+            "{path}: context and modules {:.3} s, weights {:.3} s",
+            opened.as_secs_f64(),
+            (begin.elapsed() - opened).as_secs_f64()
+        );
         Ok((device, size))
     }
 
     pub fn main() -> anyhow::Result<()> {
-        let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+        let arguments: Vec<String> = std::env::args()
+            .skip(1)
+            .filter(|a| a != "--bench")
+            .collect();
         let Some(path) = arguments.first() else {
             eprintln!("usage: cargo bench --features cuda --bench cuda -- MODEL [prefill|decode]");
             return Ok(());
@@ -88,7 +109,12 @@ mod bench {
                     times.push(begin.elapsed().as_secs_f64());
                 }
                 let t = median(times);
-                println!("{path}: decode at {depth}, {rows} rows: {:.1} steps/s, {:.1} tok/s ({:.2} TB/s)", 1.0 / t, rows as f64 / t, size as f64 / t / 1e12);
+                println!(
+                    "{path}: decode at {depth}, {rows} rows: {:.1} steps/s, {:.1} tok/s ({:.2} TB/s)",
+                    1.0 / t,
+                    rows as f64 / t,
+                    size as f64 / t / 1e12
+                );
             }
         }
         Ok(())

@@ -31,7 +31,10 @@ fn build() -> Result<(), String> {
     })?;
     let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("cargo gave no OUT_DIR")?);
     let archs = std::env::var("WORKER_ORCD_CUDA_ARCHS").unwrap_or_else(|_| ARCHS.to_owned());
-    let targets = archs.split(',').map(|arch| target(arch.trim())).collect::<Result<Vec<_>, _>>()?;
+    let targets = archs
+        .split(',')
+        .map(|arch| target(arch.trim()))
+        .collect::<Result<Vec<_>, _>>()?;
     for source in sources()? {
         compile(&nvcc, &source, &targets, &out)?;
     }
@@ -71,7 +74,13 @@ fn compile(nvcc: &Path, source: &Path, targets: &[String], out: &Path) -> Result
     let to = out.join(name).with_extension("fatbin");
     // -fmad=false: where a product and a sum are rounded once, the code says so, and every instance of a kernel gives the same bits
     let run = Command::new(nvcc)
-        .args(["-fatbin", "-O3", "-std=c++17", "-fmad=false", "--compress-mode=size"])
+        .args([
+            "-fatbin",
+            "-O3",
+            "-std=c++17",
+            "-fmad=false",
+            "--compress-mode=size",
+        ])
         .args(targets)
         .arg("-o")
         .arg(&to)
@@ -83,7 +92,11 @@ fn compile(nvcc: &Path, source: &Path, targets: &[String], out: &Path) -> Result
     }
     let said = String::from_utf8_lossy(&run.stderr);
     let first = said.lines().take(20).collect::<Vec<_>>().join(" | ");
-    Err(format!("{} on {}: {first}", nvcc.display(), source.display()))
+    Err(format!(
+        "{} on {}: {first}",
+        nvcc.display(),
+        source.display()
+    ))
 }
 
 /// NVCC, then CUDA_HOME, then PATH, then a toolkit that pip installed for the Python on the PATH.
@@ -94,7 +107,11 @@ fn find_nvcc() -> Option<PathBuf> {
     let in_home = std::env::var_os("CUDA_HOME").map(|home| Path::new(&home).join("bin/nvcc"));
     let path = std::env::var_os("PATH").unwrap_or_default();
     let in_path = std::env::split_paths(&path).map(|folder| folder.join("nvcc"));
-    in_home.into_iter().chain(in_path).chain(in_python()).find(|nvcc| nvcc.is_file())
+    in_home
+        .into_iter()
+        .chain(in_path)
+        .chain(in_python())
+        .find(|nvcc| nvcc.is_file())
 }
 
 fn in_python() -> Option<PathBuf> {
@@ -102,7 +119,8 @@ fn in_python() -> Option<PathBuf> {
         Some(venv) => Path::new(&venv).join("bin/python3"),
         None => PathBuf::from("python3"),
     };
-    let asks = "import nvidia, os; print(os.path.join(list(nvidia.__path__)[0], 'cu13', 'bin', 'nvcc'))";
+    let asks =
+        "import nvidia, os; print(os.path.join(list(nvidia.__path__)[0], 'cu13', 'bin', 'nvcc'))";
     let run = Command::new(python).args(["-c", asks]).output().ok()?;
     let said = String::from_utf8(run.stdout).ok()?;
     Some(PathBuf::from(said.trim()))

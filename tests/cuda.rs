@@ -1,10 +1,10 @@
 //! The cuda device against the cpu device, and against the reference. Without a card every test says SKIP; `WORKER_ORCD_NO_CARD` unset.
 #![cfg(feature = "cuda")]
 
-#[path = "common/gguf_writer.rs"]
-mod gguf_writer;
 #[path = "common/mod.rs"]
 mod common;
+#[path = "common/gguf_writer.rs"]
+mod gguf_writer;
 #[path = "common/tiny_llama.rs"]
 mod tiny_llama;
 
@@ -25,7 +25,11 @@ fn device(bytes: Vec<u8>, context: usize, kv: KvType) -> Option<CudaDevice> {
     let gguf = worker_orcd::gguf::parse(&bytes).expect("a GGUF file");
     let plan = lower::lower(&arch::spec(&gguf).expect("a known architecture"), context);
     let weights = Weights::claim(&plan, &gguf).expect("every tensor");
-    let options = CudaOptions { ordinal: 0, context, kv };
+    let options = CudaOptions {
+        ordinal: 0,
+        context,
+        kv,
+    };
     let mut device = match CudaDevice::new(plan, weights, Box::new(bytes), options) {
         Ok(device) => device,
         Err(e @ CudaError::Open { .. }) => {
@@ -35,7 +39,9 @@ fn device(bytes: Vec<u8>, context: usize, kv: KvType) -> Option<CudaDevice> {
         Err(e) => panic!("{e}"),
     };
     loop {
-        let progress = device.load_some(Instant::now() + Duration::from_secs(60)).expect("a load");
+        let progress = device
+            .load_some(Instant::now() + Duration::from_secs(60))
+            .expect("a load");
         if progress.processed == progress.total {
             return Some(device);
         }
@@ -43,7 +49,9 @@ fn device(bytes: Vec<u8>, context: usize, kv: KvType) -> Option<CudaDevice> {
 }
 
 fn tokens(n: u32, vocab: usize) -> Vec<u32> {
-    (0..n).map(|i| (i * i * 7 + i * 3 + 5) % vocab as u32).collect()
+    (0..n)
+        .map(|i| (i * i * 7 + i * 3 + 5) % vocab as u32)
+        .collect()
 }
 
 /// The largest difference, as a share of the largest logit.
@@ -51,20 +59,91 @@ fn difference(ours: &[Vec<f32>], theirs: &[Vec<f32>]) -> f32 {
     assert_eq!(ours.len(), theirs.len());
     let largest = theirs.iter().flatten().fold(0.0f32, |m, v| m.max(v.abs()));
     let pairs = ours.iter().flatten().zip(theirs.iter().flatten());
-    pairs.fold(0.0f32, |m, (a, b)| if a.is_nan() { f32::INFINITY } else { m.max((a - b).abs()) }) / largest
+    pairs.fold(0.0f32, |m, (a, b)| {
+        if a.is_nan() {
+            f32::INFINITY
+        } else {
+            m.max((a - b).abs())
+        }
+    }) / largest
 }
 
 fn shapes() -> Vec<(String, TinyLlama)> {
     let of = TinyLlama::new;
-    let mut all: Vec<(String, TinyLlama)> = TensorType::ALL.iter().map(|k| (k.name().to_owned(), of(*k))).collect();
-    all.push(("group of 1, heads of 64".into(), TinyLlama { n_heads: 2, n_kv_heads: 2, head_dim: 64, rope_dims: 64, ..of(TensorType::Q8_0) }));
-    all.push(("group of 4, heads of 128".into(), TinyLlama { n_heads: 8, n_kv_heads: 2, head_dim: 128, rope_dims: 128, ..of(TensorType::Q4_K) }));
-    all.push(("group of 7, heads of 96".into(), TinyLlama { n_heads: 7, n_kv_heads: 1, head_dim: 96, rope_dims: 48, ..of(TensorType::Q6_K) }));
-    all.push(("heads of 256".into(), TinyLlama { n_heads: 4, n_kv_heads: 1, head_dim: 256, rope_dims: 256, head: Head::Tied, ..of(TensorType::Q5_0) }));
-    all.push(("odd widths".into(), TinyLlama { n_embd: 33, n_ff: 75, n_kv_heads: 3, head_dim: 10, rope_dims: 2, ..of(TensorType::F32) }));
-    all.push(("odd widths in f16".into(), TinyLlama { n_embd: 50, n_ff: 75, head: Head::Tied, ..of(TensorType::F16) }));
+    let mut all: Vec<(String, TinyLlama)> = TensorType::ALL
+        .iter()
+        .map(|k| (k.name().to_owned(), of(*k)))
+        .collect();
+    all.push((
+        "group of 1, heads of 64".into(),
+        TinyLlama {
+            n_heads: 2,
+            n_kv_heads: 2,
+            head_dim: 64,
+            rope_dims: 64,
+            ..of(TensorType::Q8_0)
+        },
+    ));
+    all.push((
+        "group of 4, heads of 128".into(),
+        TinyLlama {
+            n_heads: 8,
+            n_kv_heads: 2,
+            head_dim: 128,
+            rope_dims: 128,
+            ..of(TensorType::Q4_K)
+        },
+    ));
+    all.push((
+        "group of 7, heads of 96".into(),
+        TinyLlama {
+            n_heads: 7,
+            n_kv_heads: 1,
+            head_dim: 96,
+            rope_dims: 48,
+            ..of(TensorType::Q6_K)
+        },
+    ));
+    all.push((
+        "heads of 256".into(),
+        TinyLlama {
+            n_heads: 4,
+            n_kv_heads: 1,
+            head_dim: 256,
+            rope_dims: 256,
+            head: Head::Tied,
+            ..of(TensorType::Q5_0)
+        },
+    ));
+    all.push((
+        "odd widths".into(),
+        TinyLlama {
+            n_embd: 33,
+            n_ff: 75,
+            n_kv_heads: 3,
+            head_dim: 10,
+            rope_dims: 2,
+            ..of(TensorType::F32)
+        },
+    ));
+    all.push((
+        "odd widths in f16".into(),
+        TinyLlama {
+            n_embd: 50,
+            n_ff: 75,
+            head: Head::Tied,
+            ..of(TensorType::F16)
+        },
+    ));
     static MIXED: [TensorType; TensorType::ALL.len()] = TensorType::ALL;
-    all.push(("all types".into(), TinyLlama { matrices: &MIXED, n_layers: 4, ..of(TensorType::Q4_K) }));
+    all.push((
+        "all types".into(),
+        TinyLlama {
+            matrices: &MIXED,
+            n_layers: 4,
+            ..of(TensorType::Q4_K)
+        },
+    ));
     all
 }
 
@@ -74,8 +153,18 @@ fn says_what_the_cpu_says_in_pieces_of_any_size() {
     for (name, shape) in shapes() {
         let tokens = tokens(513, shape.n_vocab);
         for kv in [KvType::F32, KvType::F16] {
-            let options = CpuOptions { context: 768, kv, isa: Isa::best() };
-            let theirs = common::forward(&mut common::cpu_device(shape.file(), options), &tokens, 0, 64, Rows::All);
+            let options = CpuOptions {
+                context: 768,
+                kv,
+                isa: Isa::best(),
+            };
+            let theirs = common::forward(
+                &mut common::cpu_device(shape.file(), options),
+                &tokens,
+                0,
+                64,
+                Rows::All,
+            );
             let Some(mut device) = device(shape.file(), 768, kv) else {
                 return;
             };
@@ -83,10 +172,18 @@ fn says_what_the_cpu_says_in_pieces_of_any_size() {
                 let ours = common::forward(&mut device, &tokens, 0, piece, Rows::All);
                 let off = difference(&ours, &theirs);
                 // activations of 16 bits, or f16 products
-                let bound = if piece > 8 { 6e-3 } else if kv == KvType::F32 { 3e-4 } else { 2e-3 };
+                let bound = if piece > 8 {
+                    6e-3
+                } else if kv == KvType::F32 {
+                    3e-4
+                } else {
+                    2e-3
+                };
                 common::say(&format!("{name}, {kv:?}, pieces of {piece}: {off:.1e}"));
                 if off > bound {
-                    wrong.push(format!("{name}, {kv:?}, pieces of {piece}: off by {off:e} of the largest logit"));
+                    wrong.push(format!(
+                        "{name}, {kv:?}, pieces of {piece}: off by {off:e} of the largest logit"
+                    ));
                 }
             }
         }
@@ -107,9 +204,16 @@ fn a_row_has_the_same_bits_whatever_the_others() {
             assert!(one == many, "{name}: pieces of {piece}");
         }
         let long = common::forward(&mut device, &tokens, 0, 300, Rows::All);
-        let longer = [common::forward(&mut device, &tokens[..150], 0, 150, Rows::All), common::forward(&mut device, &tokens[150..], 150, 150, Rows::All)].concat();
+        let longer = [
+            common::forward(&mut device, &tokens[..150], 0, 150, Rows::All),
+            common::forward(&mut device, &tokens[150..], 150, 150, Rows::All),
+        ]
+        .concat();
         assert!(long == longer, "{name}: a prompt in one piece and in two");
-        assert!(one == common::forward(&mut device, &tokens, 0, 1, Rows::Last), "{name}: the captured step");
+        assert!(
+            one == common::forward(&mut device, &tokens, 0, 1, Rows::Last),
+            "{name}: the captured step"
+        );
     }
 }
 
@@ -123,8 +227,19 @@ fn pages_may_lie_anywhere_and_move() {
     let straight = common::forward(&mut device, &tokens, 0, 1, Rows::Last);
     let run = |device: &mut CudaDevice, pages: &[PageId], from: usize| -> Vec<f32> {
         for (i, token) in tokens.iter().enumerate().skip(from) {
-            device.forward(Step { pages, tokens: &[*token], position: i, rows: Rows::Last }).expect("a step");
-            while device.poll(Instant::now() + Duration::from_secs(9)).expect("a step").is_none() {}
+            device
+                .forward(Step {
+                    pages,
+                    tokens: &[*token],
+                    position: i,
+                    rows: Rows::Last,
+                })
+                .expect("a step");
+            while device
+                .poll(Instant::now() + Duration::from_secs(9))
+                .expect("a step")
+                .is_none()
+            {}
         }
         let mut out = vec![0.0; device.capacity().vocab];
         device.read_logits(0, &mut out);
@@ -135,7 +250,10 @@ fn pages_may_lie_anywhere_and_move() {
     let mut bytes = vec![0; device.page_bytes()];
     device.read_page(PageId(2), 0, &mut bytes).expect("bytes");
     device.write_page(PageId(3), 0, &bytes).expect("bytes");
-    assert_eq!(run(&mut device, &[PageId(1), PageId(3)], 299), straight[299]);
+    assert_eq!(
+        run(&mut device, &[PageId(1), PageId(3)], 299),
+        straight[299]
+    );
     assert!(device.is_resident().expect("an answer"));
 }
 
@@ -148,10 +266,17 @@ fn draws_what_the_logits_say() {
     };
     for n in 1..tokens.len() {
         let logits = common::forward(&mut device, &tokens[..n], 0, 64, Rows::Last).remove(0);
-        let likeliest = (0..logits.len()).rev().max_by(|a, b| logits[*a].total_cmp(&logits[*b])).expect("a token");
+        let likeliest = (0..logits.len())
+            .rev()
+            .max_by(|a, b| logits[*a].total_cmp(&logits[*b]))
+            .expect("a token");
         let greedy = SamplingParams::GREEDY;
-        device.sample(SampleStep::new(&greedy, 0.5, &tokens)).expect("a draw");
-        let Some(worker_orcd::device::Output::Sampled(drawn)) = device.poll(Instant::now()).expect("a draw") else {
+        device
+            .sample(SampleStep::new(&greedy, 0.5, &tokens))
+            .expect("a draw");
+        let Some(worker_orcd::device::Output::Sampled(drawn)) =
+            device.poll(Instant::now()).expect("a draw")
+        else {
             panic!("nothing was drawn");
         };
         assert_eq!(drawn.token, likeliest as u32);
@@ -180,16 +305,33 @@ fn fixtures() -> Vec<Fixture> {
             let logits = std::fs::read(path.join("logits.f32")).expect("logits");
             let logits: Vec<f32> = bytemuck::pod_collect_to_vec(&logits);
             let prompt = |p: &serde_json::Value| {
-                let tokens: Vec<u32> = p["tokens"].as_array().expect("tokens").iter().map(|t| number(t) as u32).collect();
+                let tokens: Vec<u32> = p["tokens"]
+                    .as_array()
+                    .expect("tokens")
+                    .iter()
+                    .map(|t| number(t) as u32)
+                    .collect();
                 let first = number(&p["first_row"]);
-                let rows = logits[first * vocab..].chunks(vocab).take(tokens.len()).map(<[f32]>::to_vec);
+                let rows = logits[first * vocab..]
+                    .chunks(vocab)
+                    .take(tokens.len())
+                    .map(<[f32]>::to_vec);
                 (tokens.clone(), rows.collect())
             };
             Fixture {
-                name: path.file_name().expect("a name").to_string_lossy().into_owned(),
+                name: path
+                    .file_name()
+                    .expect("a name")
+                    .to_string_lossy()
+                    .into_owned(),
                 file: std::fs::read(path.join("model.gguf")).expect("the model"),
                 context: number(&meta["context"]),
-                prompts: meta["prompts"].as_array().expect("prompts").iter().map(prompt).collect(),
+                prompts: meta["prompts"]
+                    .as_array()
+                    .expect("prompts")
+                    .iter()
+                    .map(prompt)
+                    .collect(),
             }
         })
         .collect();
@@ -211,9 +353,13 @@ fn every_architecture_says_what_its_reference_says() {
                 for (piece, bound) in [(1, bound), (3, bound), (tokens.len(), bound.max(1e-2))] {
                     let ours = common::forward(&mut device, tokens, 0, piece, Rows::All);
                     let off = difference(&ours, reference);
-                    common::say(&format!("{name}, {kv:?}, prompt {i} in pieces of {piece}: {off:.1e}"));
+                    common::say(&format!(
+                        "{name}, {kv:?}, prompt {i} in pieces of {piece}: {off:.1e}"
+                    ));
                     if off > bound {
-                        wrong.push(format!("{name}, {kv:?}, prompt {i} in pieces of {piece}: off by {off:e}"));
+                        wrong.push(format!(
+                            "{name}, {kv:?}, prompt {i} in pieces of {piece}: off by {off:e}"
+                        ));
                     }
                     if piece <= 8 && ours != bits {
                         wrong.push(format!("{name}: pieces of {piece} change bits"));
@@ -230,12 +376,21 @@ fn the_real_model_says_what_the_reference_says() {
     let Some(path) = common::model_path() else {
         return;
     };
-    let Some(mut device) = device(std::fs::read(path).expect("the model's file"), 512, KvType::F16) else {
+    let Some(mut device) = device(
+        std::fs::read(path).expect("the model's file"),
+        512,
+        KvType::F16,
+    ) else {
         return;
     };
     let (mut prefilled, mut decoded) = (Figures::default(), Figures::default());
     for case in cases() {
-        let all: Vec<u32> = case.prompt.iter().chain(&case.generated[..case.generated.len() - 1]).copied().collect();
+        let all: Vec<u32> = case
+            .prompt
+            .iter()
+            .chain(&case.generated[..case.generated.len() - 1])
+            .copied()
+            .collect();
         let first = case.prompt.len() - 1;
         let whole = common::forward(&mut device, &all, 0, 512, Rows::All);
         for (logits, reference) in whole[first..].iter().zip(&case.top) {
@@ -247,7 +402,11 @@ fn the_real_model_says_what_the_reference_says() {
             decoded.add(logits, reference);
         }
     }
-    let bounds = Bounds { top1_min: 0.995, delta_max: 0.01, weighted_max: 1e-3 };
+    let bounds = Bounds {
+        top1_min: 0.995,
+        delta_max: 0.01,
+        weighted_max: 1e-3,
+    };
     prefilled.check("prefilled whole", bounds);
     decoded.check("decoded step by step", bounds);
 }

@@ -13,7 +13,6 @@ const BOUNDS: Bounds = Bounds {
     weighted_max: 1e-4,
 };
 
-
 #[test]
 fn agrees_with_the_reference_prefilled_and_decoded() {
     let Some(path) = common::model_path() else {

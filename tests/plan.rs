@@ -474,3 +474,225 @@ fn a_scaling_without_its_type_is_not_left_unread() {
         }
     }
 }
+
+/// A fixture's file with other keys and tensors: a model of its architecture that nobody has trained.
+struct Variant(&'static str);
+
+impl Variant {
+    /// The plan once the file has been changed.
+    fn plan(&self, change: impl Fn(&mut gguf::Gguf)) -> Result<String, ModelError> {
+        let fixture = fixtures::all().into_iter().find(|f| f.name == self.0);
+        let mut gguf = gguf::parse(&fixture.expect("a fixture").gguf).expect("a GGUF file");
+        change(&mut gguf);
+        let plan = lower::lower(&arch::spec(&gguf)?, CONTEXT);
+        Weights::claim(&plan, &gguf)?;
+        Ok(plan.to_string())
+    }
+
+    /// Why the file is refused once it has been changed.
+    fn refused(&self, change: impl Fn(&mut gguf::Gguf)) -> String {
+        let plan = self.plan(change);
+        plan.expect_err("the file should be refused").to_string()
+    }
+
+    /// The plan with more keys.
+    fn with_keys(&self, keys: &[(&str, gguf::Value)]) -> String {
+        let insert = |gguf: &mut gguf::Gguf| {
+            for (key, value) in keys {
+                gguf.metadata.insert(key, value.clone());
+            }
+        };
+        self.plan(insert).expect("a model")
+    }
+
+    #[track_caller]
+    fn assert_key_refused(
+        &self,
+        key: &str,
+        value: impl Into<gguf::Value> + Clone,
+        wanted: &[&str],
+    ) {
+        let error = self.refused(|gguf| drop(gguf.metadata.insert(key, value.clone())));
+        for part in wanted.iter().chain([&key]) {
+            assert!(error.contains(part), "{error:?} does not say {part:?}");
+        }
+    }
+
+    #[track_caller]
+    fn assert_needs(&self, tensor: &str) {
+        let error = self.refused(|gguf| gguf.tensors.retain(|t| t.name != tensor));
+        assert!(
+            error.contains(tensor) && error.contains("missing"),
+            "{error}"
+        );
+    }
+}
+
+/// Keys that change the arithmetic of some model are refused where they are not known to.
+#[test]
+fn keys_that_an_architecture_does_not_know_are_refused_by_name() {
+    let unknown: &[(&str, &str)] = &[
+        ("qwen2", "qwen2.attention.sliding_window"),
+        ("qwen3", "qwen3.attention.max_alibi_bias"),
+        ("olmo2", "olmo2.attention.sliding_window_pattern"),
+        ("gemma3", "gemma3.attn_logit_softcapping"),
+        ("gpt2", "gpt2.rope.freq_base"),
+        ("granite", "granite.attention.clamp_kqv"),
+        ("gpt-oss", "gpt-oss.attention.key_length_swa"),
+        ("qwen2-yarn", "qwen2.rope.scaling.yarn_log_multiplier"),
+        ("llama", "llama.something_new"),
+    ];
+    for (fixture, key) in unknown {
+        Variant(fixture).assert_key_refused(key, gguf::Value::F32(2.0), &["2", "not known"]);
+    }
+    Variant("llama").assert_key_refused(
+        "llama.attention.causal",
+        gguf::Value::Bool(false),
+        &["false"],
+    );
+    // none of it is none of it
+    for (fixture, key) in unknown {
+        let fixture = fixtures::all().into_iter().find(|f| f.name == *fixture);
+        let mut gguf = gguf::parse(&fixture.expect("a fixture").gguf).expect("a GGUF file");
+        gguf.metadata.insert(key, gguf::Value::F32(0.0));
+        arch::spec(&gguf).expect("0 says that there is none");
+    }
+}
+
+#[test]
+fn values_that_are_not_computed_with_are_refused_by_name() {
+    use gguf::Value::{F32, U32};
+    let yarn = Variant("qwen2-yarn");
+    yarn.assert_key_refused(
+        "qwen2.rope.scaling.yarn_ext_factor",
+        F32(0.5),
+        &["0.5", "only 1"],
+    );
+    yarn.assert_key_refused("qwen2.rope.scaling.factor", F32(-4.0), &["-4"]);
+    let experts = Variant("gpt-oss");
+    experts.assert_key_refused("gpt-oss.expert_used_count", U32(8), &["8", "7 experts"]);
+    experts.assert_key_refused("gpt-oss.expert_used_count", U32(0), &["0"]);
+    experts.assert_key_refused("gpt-oss.expert_gating_func", U32(2), &["2", "softmax"]);
+    Variant("qwen2").assert_key_refused("qwen2.expert_count", U32(4), &["4", "experts"]);
+    let long = Variant("phi3-longrope-long");
+    let other = gguf::Value::String("su".into());
+    long.assert_key_refused("phi3.rope.scaling.type", other, &["su", "not supported"]);
+    long.assert_key_refused("phi3.rope.scaling.original_context_length", U32(0), &["0"]);
+}
+
+/// Also what another context would read.
+#[test]
+fn every_tensor_of_every_architecture_must_be_there() {
+    for (fixture, tensors) in [
+        ("qwen2", vec!["blk.1.attn_k.bias"]),
+        ("qwen3", vec!["blk.0.attn_q_norm.weight"]),
+        (
+            "phi3-longrope-long",
+            vec!["rope_factors_short.weight", "rope_factors_long.weight"],
+        ),
+        (
+            "phi3-longrope-short",
+            vec!["rope_factors_short.weight", "rope_factors_long.weight"],
+        ),
+        (
+            "gemma3",
+            vec![
+                "blk.6.post_ffw_norm.weight",
+                "blk.0.post_attention_norm.weight",
+            ],
+        ),
+        (
+            "gpt2",
+            vec![
+                "position_embd.weight",
+                "output_norm.bias",
+                "blk.0.attn_qkv.bias",
+            ],
+        ),
+        (
+            "gpt-oss",
+            vec![
+                "blk.2.attn_sinks.weight",
+                "blk.0.ffn_down_exps.bias",
+                "blk.1.ffn_gate_inp.bias",
+            ],
+        ),
+        (
+            "qwen2moe",
+            vec![
+                "blk.0.ffn_gate_inp_shexp.weight",
+                "blk.1.ffn_up_shexp.weight",
+            ],
+        ),
+        ("stablelm", vec!["blk.1.attn_v.bias"]),
+        ("falcon", vec!["blk.1.attn_norm_2.weight"]),
+    ] {
+        for tensor in tensors {
+            Variant(fixture).assert_needs(tensor);
+        }
+    }
+}
+
+/// The factors follow the context that the worker is to hold, the tensors that the file must have do not.
+#[test]
+fn long_factors_are_those_of_a_long_context() {
+    let fixture = fixtures::all()
+        .into_iter()
+        .find(|f| f.name == "phi3-longrope-long");
+    let gguf = fixture.expect("a fixture").gguf;
+    for (context, read) in [(1, "short"), (256, "short"), (257, "long"), (1024, "long")] {
+        let printed = open_bytes(&gguf, context).expect("a model").to_string();
+        let name = format!("factors rope_factors_{read}.weight");
+        assert_eq!(printed.matches(&name).count(), 2, "{context}: {printed}");
+    }
+}
+
+/// Granite 4 without recurrent layers: its converter tells of them and of experts all the same, and counts key heads layer by layer.
+#[test]
+fn a_granite_of_the_fourth_generation_is_a_granite() {
+    use gguf::Value::{Bool, U32};
+    let granite = Variant("granite");
+    let plain = granite.with_keys(&[]);
+    let fourth = granite.with_keys(&[
+        ("granite.attention.head_count_kv", vec![2, 2].into()),
+        ("granite.rope.scaling.finetuned", Bool(true)),
+        ("granite.expert_count", U32(0)),
+        ("granite.expert_used_count", U32(0)),
+        ("granite.expert_shared_feed_forward_length", U32(76)),
+        ("granite.ssm.conv_kernel", U32(4)),
+        ("granite.ssm.state_size", U32(256)),
+        ("granite.ssm.group_count", U32(1)),
+        ("granite.ssm.inner_size", U32(128)),
+        ("granite.ssm.time_step_rank", U32(128)),
+    ]);
+    assert_eq!(fourth, plain);
+
+    let no_positions = &["false", "without positions"];
+    granite.assert_key_refused("granite.rope.scaling.finetuned", false, no_positions);
+    let shared = "granite.expert_shared_feed_forward_length";
+    granite.assert_key_refused(shared, U32(7), &["7", "no experts"]);
+    let kv = "granite.attention.head_count_kv";
+    for uneven in [vec![2, 1], vec![2], vec![]] {
+        granite.assert_key_refused(kv, uneven, &["same number", "2 layers"]);
+    }
+    granite.assert_key_refused(kv, vec![0, 0], &["0", "from 1 to"]);
+}
+
+/// A file that says its own magnitude says the whole of it: the one that follows from the factor is not multiplied with it.
+#[test]
+fn a_magnitude_of_its_own_takes_the_place_of_yarns() {
+    let yarn = Variant("qwen2-yarn");
+    let magnitude = |keys: &[(&str, gguf::Value)]| {
+        let plan = yarn.with_keys(keys);
+        let (_, after) = plan.split_once("magnitude: ").expect("a magnitude");
+        let digits = |c: char| c.is_ascii_digit() || c == '.';
+        let end = after.find(|c| !digits(c)).unwrap_or(after.len());
+        after[..end].parse::<f32>().expect("a number")
+    };
+    let usual = magnitude(&[]);
+    assert!(usual > 1.0, "{usual}");
+    let own = ("qwen2.rope.scaling.yarn_attn_factor", 1.25f32.into());
+    assert_eq!(magnitude(&[own]), 1.25);
+    let more = ("qwen2.rope.scaling.attn_factor", 2.0f32.into());
+    assert_eq!(magnitude(&[more]), 2.0 * usual);
+}

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
-use crate::device::cpu::isa::Isa;
 use crate::device::cpu;
 use crate::device::{Device, DeviceError, LoadProgress, PAGE_TOKENS};
 use crate::gguf::{Gguf, Metadata};

@@ -62,8 +62,8 @@ pub fn lower(spec: &ModelSpec, context: usize) -> Plan {
 
 fn kv_shape(layer: &LayerSpec) -> KvShape {
     KvShape {
-        n_kv_heads: layer.attention.n_kv_heads,
-        head_dim: layer.attention.head_dim,
+        n_kv_heads: layer.attention.heads.n_kv_heads,
+        head_dim: layer.attention.heads.head_dim,
     }
 }
 
@@ -195,9 +195,9 @@ impl Builder {
             layer,
             norm,
             qkv,
-            n_heads: a.n_heads,
-            n_kv_heads: a.n_kv_heads,
-            head_dim: a.head_dim,
+            n_heads: a.heads.n_heads,
+            n_kv_heads: a.heads.n_kv_heads,
+            head_dim: a.heads.head_dim,
             q_norm,
             k_norm,
             rope,
@@ -206,27 +206,33 @@ impl Builder {
             Sinks::None => None,
             Sinks::PerHead => {
                 let name = format!("{prefix}attn_sinks.weight");
-                Some(self.declare(name, Shape::Vector(a.n_heads)))
+                Some(self.declare(name, Shape::Vector(a.heads.n_heads)))
             }
         };
         let attend = Op::Attend {
             layer,
-            n_heads: a.n_heads,
-            n_kv_heads: a.n_kv_heads,
-            head_dim: a.head_dim,
+            n_heads: a.heads.n_heads,
+            n_kv_heads: a.heads.n_kv_heads,
+            head_dim: a.heads.head_dim,
             scale: a.scale,
             window: a.window,
             sinks,
             softcap: a.softcap,
         };
-        let (name, q_width) = (format!("{prefix}attn_output"), a.n_heads * a.head_dim);
+        let (name, q_width) = (
+            format!("{prefix}attn_output"),
+            a.heads.n_heads * a.heads.head_dim,
+        );
         let proj = self.linear(&name, self.n_embd, q_width, a.output_bias);
         let join = self.join(prefix, a.post_norm.as_ref(), scale);
         [attn_in, attend, Op::AttnOut { proj, join }]
     }
 
     fn qkv(&mut self, prefix: &str, a: &AttentionSpec) -> Qkv {
-        let (q_rows, kv_rows) = (a.n_heads * a.head_dim, a.n_kv_heads * a.head_dim);
+        let (q_rows, kv_rows) = (
+            a.heads.n_heads * a.heads.head_dim,
+            a.heads.n_kv_heads * a.heads.head_dim,
+        );
         let mut part = |part: &str, rows| {
             self.linear(&format!("{prefix}{part}"), rows, self.n_embd, a.qkv_bias)
         };
@@ -243,8 +249,12 @@ impl Builder {
     fn qk_norms(&mut self, prefix: &str, a: &AttentionSpec) -> (Option<NormOp>, Option<NormOp>) {
         let (norm, q_len, k_len) = match a.qk_norm {
             QkNorm::None => return (None, None),
-            QkNorm::PerHead(norm) => (norm, a.head_dim, a.head_dim),
-            QkNorm::Whole(norm) => (norm, a.n_heads * a.head_dim, a.n_kv_heads * a.head_dim),
+            QkNorm::PerHead(norm) => (norm, a.heads.head_dim, a.heads.head_dim),
+            QkNorm::Whole(norm) => (
+                norm,
+                a.heads.n_heads * a.heads.head_dim,
+                a.heads.n_kv_heads * a.heads.head_dim,
+            ),
         };
         let mut of = |tensor, len| {
             let bias = Bias::None;

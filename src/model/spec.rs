@@ -89,12 +89,8 @@ pub enum LayerOrder {
 pub struct AttentionSpec {
     /// Before the projections.
     pub norm: Option<NormSpec>,
-    /// Query heads; a multiple of `n_kv_heads`.
-    pub n_heads: usize,
-    /// Key and value heads.
-    pub n_kv_heads: usize,
-    /// Width of a head.
-    pub head_dim: usize,
+    /// How many there are, and how wide.
+    pub heads: Heads,
     /// How the projections are stored.
     pub qkv: QkvLayout,
     /// Biases of queries, keys and values.
@@ -115,6 +111,24 @@ pub struct AttentionSpec {
     pub output_bias: Bias,
     /// Of what is added to the stream.
     pub post_norm: Option<NormSpec>,
+}
+
+/// Heads of attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    /// Query heads; a multiple of `n_kv_heads`.
+    pub n_heads: usize,
+    /// Key and value heads.
+    pub n_kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+}
+
+impl Heads {
+    /// 1/√head_dim, the usual factor on q·k.
+    pub fn scale(&self) -> f32 {
+        1.0 / (self.head_dim as f32).sqrt()
+    }
 }
 
 /// How the projections of queries, keys and values are stored.
@@ -253,6 +267,17 @@ pub enum Norm {
         /// Added to the variance.
         eps: f32,
     },
+}
+
+impl Norm {
+    /// The norm of one place in a model.
+    pub const fn at(self, tensor: &'static str, bias: Bias) -> NormSpec {
+        NormSpec {
+            tensor,
+            norm: self,
+            bias,
+        }
+    }
 }
 
 /// Rotary position embedding (Su et al. 2021).

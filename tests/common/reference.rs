@@ -120,7 +120,9 @@ impl Figures {
         );
         assert!(all >= bounds.top1_min, "{how}: top-1 over all is {all}");
         assert!(delta <= bounds.delta_max, "{how}: mean |dlogp| is {delta}");
-        assert!(weighted <= bounds.weighted_max, "{how}: mean |sum p dlogp| is {weighted}");
+        assert!(
+            weighted <= bounds.weighted_max,
+            "{how}: mean |sum p dlogp| is {weighted}"
+        );
     }
 }
-

@@ -51,6 +51,18 @@ pub struct SynthArgs {
     pub force: bool,
 }
 
+impl SynthArgs {
+    fn refuse_to_replace(&self) -> Result<()> {
+        if !self.force && fs::symlink_metadata(&self.file).is_ok() {
+            bail!(
+                "{} is there already; --force replaces it, another name keeps it",
+                self.file.display()
+            );
+        }
+        Ok(())
+    }
+}
+
 fn named() -> impl clap::builder::TypedValueParser<Value = &'static Shape> {
     use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
     let names = SHAPES
@@ -66,7 +78,7 @@ fn named() -> impl clap::builder::TypedValueParser<Value = &'static Shape> {
 pub fn run(args: &SynthArgs) -> Result<()> {
     let layers = args.layers.unwrap_or(args.shape.layers);
     let plan = Plan::new(args.shape, layers);
-    plan.write(&args.file, args.seed, args.force)?;
+    plan.write(args)?;
     out::print_line(&args.file.display().to_string())
 }
 
@@ -118,22 +130,17 @@ impl Plan {
         counts
     }
 
-    fn write(&self, file: &Path, seed: u64, force: bool) -> Result<()> {
-        let refuse_to_replace = || -> Result<()> {
-            if !force && fs::symlink_metadata(file).is_ok() {
-                bail!(
-                    "{} is there already; --force replaces it, another name keeps it",
-                    file.display()
-                );
-            }
-            Ok(())
-        };
-        refuse_to_replace()?;
+    fn write(&self, args: &SynthArgs) -> Result<()> {
+        let file = &args.file;
+        if file.is_dir() {
+            bail!("{} is a folder; name a file in it", file.display());
+        }
+        args.refuse_to_replace()?;
         let part = part_name(file)?;
         check_space(&part, self.bytes)?;
         let mut out = lock(&part)?;
-        let made = self.write_all(&mut out, seed).and_then(|()| {
-            refuse_to_replace()?;
+        let made = self.write_all(&mut out, args.seed).and_then(|()| {
+            args.refuse_to_replace()?;
             fs::rename(&part, file).with_context(|| format!("cannot name {}", file.display()))
         });
         if made.is_err() {

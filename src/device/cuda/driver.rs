@@ -38,9 +38,16 @@ pub enum OpenError {
 /// "CUDA_ERROR_OUT_OF_MEMORY (out of memory)".
 pub fn explain(error: &DriverError) -> String {
     let text = |c: Result<&std::ffi::CStr, DriverError>| {
-        c.map_or_else(|_| "unknown".to_owned(), |c| c.to_string_lossy().into_owned())
+        c.map_or_else(
+            |_| "unknown".to_owned(),
+            |c| c.to_string_lossy().into_owned(),
+        )
     };
-    format!("{} ({})", text(error.error_name()), text(error.error_string()))
+    format!(
+        "{} ({})",
+        text(error.error_name()),
+        text(error.error_string())
+    )
 }
 
 impl Context {
@@ -108,7 +115,11 @@ impl Buffer {
         let bytes = bytes.max(256);
         // SAFETY: a context is current on this thread; the memory is freed once, on drop.
         let at = unsafe { result::malloc_sync(bytes) }?;
-        let buffer = Self { at, bytes, one_thread: PhantomData };
+        let buffer = Self {
+            at,
+            bytes,
+            one_thread: PhantomData,
+        };
         // SAFETY: the range was just allocated.
         unsafe { result::memset_d8_sync(at, 0, bytes) }?;
         Ok(buffer)
@@ -126,7 +137,11 @@ impl Buffer {
 
     fn range(&self, offset: usize, len: usize) -> sys::CUdeviceptr {
         let end = offset.checked_add(len);
-        assert!(end.is_some_and(|end| end <= self.bytes), "{len} bytes from {offset} on of {}", self.bytes);
+        assert!(
+            end.is_some_and(|end| end <= self.bytes),
+            "{len} bytes from {offset} on of {}",
+            self.bytes
+        );
         self.at + offset as u64
     }
 
@@ -143,15 +158,24 @@ impl Buffer {
     }
 
     /// Copies within the buffer, in the stream's order.
-    pub fn copy_within(&self, stream: &Stream, from: usize, to: usize, len: usize) -> Result<(), DriverError> {
+    pub fn copy_within(
+        &self,
+        stream: &Stream,
+        from: usize,
+        to: usize,
+        len: usize,
+    ) -> Result<(), DriverError> {
         // SAFETY: both ranges were checked; pages do not overlap.
-        unsafe { result::memcpy_dtod_async(self.range(to, len), self.range(from, len), len, stream.0) }
+        unsafe {
+            result::memcpy_dtod_async(self.range(to, len), self.range(from, len), len, stream.0)
+        }
     }
 
     /// Whether it is plain memory of the card that this context belongs to: neither managed nor host memory.
     pub fn is_resident(&self, context: &Context) -> Result<bool, DriverError> {
         use sys::CUpointer_attribute::{
-            CU_POINTER_ATTRIBUTE_CONTEXT, CU_POINTER_ATTRIBUTE_IS_MANAGED, CU_POINTER_ATTRIBUTE_MEMORY_TYPE,
+            CU_POINTER_ATTRIBUTE_CONTEXT, CU_POINTER_ATTRIBUTE_IS_MANAGED,
+            CU_POINTER_ATTRIBUTE_MEMORY_TYPE,
         };
         let (mut kind, mut managed, mut owner) = (0u32, 0u32, std::ptr::null_mut::<c_void>());
         let asks: [(sys::CUpointer_attribute, *mut c_void); 3] = [
@@ -216,7 +240,13 @@ impl Pinned {
     }
 
     /// Starts a copy from a buffer to the beginning.
-    pub fn receive(&mut self, stream: &Stream, from: &Buffer, offset: usize, len: usize) -> Result<(), DriverError> {
+    pub fn receive(
+        &mut self,
+        stream: &Stream,
+        from: &Buffer,
+        offset: usize,
+        len: usize,
+    ) -> Result<(), DriverError> {
         let at = from.range(offset, len);
         // SAFETY: both ranges are checked; nobody reads before the stream has been waited for.
         unsafe { result::memcpy_dtoh_async(&mut self.as_mut_slice()[..len], at, stream.0) }
@@ -238,7 +268,8 @@ impl<'a> Registered<'a> {
     pub fn pages(bytes: &'a [u8]) -> Result<Self, DriverError> {
         let at = bytes.as_ptr().cast_mut().cast();
         // SAFETY: the memory outlives the registration by the lifetime, and is registered as read-only.
-        unsafe { sys::cuMemHostRegister_v2(at, bytes.len(), sys::CU_MEMHOSTREGISTER_READ_ONLY) }.result()?;
+        unsafe { sys::cuMemHostRegister_v2(at, bytes.len(), sys::CU_MEMHOSTREGISTER_READ_ONLY) }
+            .result()?;
         Ok(Self(bytes))
     }
 }
@@ -246,7 +277,9 @@ impl<'a> Registered<'a> {
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
         // SAFETY: registered in `pages`, once.
-        unsafe { sys::cuMemHostUnregister(self.0.as_ptr().cast_mut().cast()) }.result().ok();
+        unsafe { sys::cuMemHostUnregister(self.0.as_ptr().cast_mut().cast()) }
+            .result()
+            .ok();
     }
 }
 
@@ -271,7 +304,10 @@ impl Stream {
     }
 
     /// Records what `work` enqueues instead of running it.
-    pub fn capture<E: From<DriverError>>(&self, work: impl FnOnce() -> Result<(), E>) -> Result<Graph, E> {
+    pub fn capture<E: From<DriverError>>(
+        &self,
+        work: impl FnOnce() -> Result<(), E>,
+    ) -> Result<Graph, E> {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream lives, and the capture is ended below in every case.
         unsafe { result::stream::begin_capture(self.0, mode) }?;
@@ -369,7 +405,8 @@ impl Module {
 
     /// Finds a kernel.
     pub fn function(&self, name: &str) -> Result<Function, DriverError> {
-        let name = CString::new(name).map_err(|_| DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND))?;
+        let name =
+            CString::new(name).map_err(|_| DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND))?;
         // SAFETY: the module lives.
         unsafe { result::module::get_function(self.0, name) }.map(Function)
     }

@@ -3,246 +3,11 @@
 use std::collections::HashMap;
 use std::ffi::c_void;
 
-use bytemuck::Zeroable;
 use cudarc::driver::{DriverError, result, sys};
 
+use super::args::{Address, Attend, AttendMany, Combine, Embed, Matmul, Matvec, NormRows, Rope, Route};
 use super::driver::{Function, Module, Stream};
-use super::layout::PLANES_MAX;
 use crate::quant::TensorType;
-
-/// A device address, 0 for none.
-pub type Address = u64;
-
-/// `Step` of `cuda/common.cuh`, as it lies in device memory.
-#[derive(Clone, Copy, bytemuck::Pod, Zeroable)]
-#[repr(C)]
-pub struct StepHeader {
-    /// Of the first token.
-    pub position: u32,
-    /// Of the step.
-    pub n_tokens: u32,
-    /// (n_tokens) u32.
-    pub tokens: Address,
-    /// u32.
-    pub pages: Address,
-}
-
-/// `NormKind` of the kernels.
-pub mod norm_kind {
-    /// The values as they are.
-    pub const NONE: u32 = 0;
-    /// Root mean square.
-    pub const RMS: u32 = 1;
-    /// Mean and variance.
-    pub const LAYER: u32 = 2;
-}
-
-/// `Epilogue` of the kernels.
-pub mod epilogue {
-    /// y is set.
-    pub const SET: u32 = 0;
-    /// y is added to.
-    pub const ADD: u32 = 1;
-    /// y = activation(segment 0, segment 1).
-    pub const GATED: u32 = 2;
-    /// y = activation(y).
-    pub const PLAIN: u32 = 3;
-}
-
-/// `Rows` of `cuda/quant.cuh`.
-#[derive(Clone, Copy, Debug, bytemuck::Pod, Zeroable)]
-#[repr(C)]
-pub struct WeightRows {
-    /// Where the planes of the first row begin.
-    pub planes: [Address; PLANES_MAX],
-    /// Bytes of a row in each.
-    pub row_bytes: [u32; PLANES_MAX],
-}
-
-/// `Segment` of `cuda/matvec.cu`, `TileSegment` of `cuda/matmul.cu`.
-#[derive(Clone, Copy, Debug, bytemuck::Pod, Zeroable)]
-#[repr(C)]
-pub struct Segment {
-    /// The weights; of experts one after another.
-    pub weights: WeightRows,
-    /// (n_tokens, out_stride) f32.
-    pub out: Address,
-    /// (rows) f32, or 0.
-    pub bias: Address,
-    /// Rows.
-    pub rows: u32,
-    /// From one token's results to the next one's.
-    pub out_stride: u32,
-}
-
-/// `Matvec` of `cuda/matvec.cu`.
-#[derive(Clone, Copy, Debug, bytemuck::Pod, Zeroable)]
-#[repr(C)]
-pub struct Matvec {
-    pub segments: [Segment; 3],
-    pub n_segments: u32,
-    pub cols: u32,
-    pub width: u32,
-    pub x_stride: u32,
-    pub x: Address,
-    pub norm_weight: Address,
-    pub norm_bias: Address,
-    pub norm: u32,
-    pub eps: f32,
-    pub epilogue: u32,
-    pub activation: u32,
-    pub alpha: f32,
-    pub limit: f32,
-    pub scale: f32,
-    pub softcap: f32,
-    pub n_tokens: u32,
-    pub padding: u32,
-    pub experts: Address,
-    pub slots_a_token: u32,
-    pub end: u32,
-}
-
-/// `Matmul` of `cuda/matmul.cu`.
-#[derive(Clone, Copy, Debug, bytemuck::Pod, Zeroable)]
-#[repr(C)]
-pub struct Matmul {
-    pub segments: [Segment; 3],
-    pub n_segments: u32,
-    pub cols: u32,
-    pub x: Address,
-    pub scales: Address,
-    pub x_stride: u32,
-    pub n_tokens: u32,
-    pub epilogue: u32,
-    pub activation: u32,
-    pub alpha: f32,
-    pub limit: f32,
-    pub scale: f32,
-    pub softcap: f32,
-}
-
-/// `Embed` of `cuda/embed.cu`.
-#[derive(Clone, Copy, Debug, bytemuck::Pod, Zeroable)]
-#[repr(C)]
-pub struct Embed {
-    pub table: WeightRows,
-    pub step: Address,
-    pub x: Address,
-    pub cols: u32,
-    pub width: u32,
-    pub scale: f32,
-    pub add: u32,
-}
-
-/// `Norm` of `cuda/norm.cu`.
-#[derive(Clone, Copy, Debug, bytemuck::Pod, Zeroable)]
-#[repr(C)]
-pub struct NormRows {
-    pub x: Address,
-    pub weight: Address,
-    pub bias: Address,
-    pub out: Address,
-    pub half_out: Address,
-    pub scales: Address,
-    pub width: u32,
-    pub cols: u32,
-    pub x_stride: u32,
-    pub out_stride: u32,
-    pub norm: u32,
-    pub eps: f32,
-    pub scale: f32,
-    pub add: u32,
-}
-
-/// `Rope` of `cuda/rope.cu`.
-#[derive(Clone, Copy, Debug, bytemuck::Pod, Zeroable)]
-#[repr(C)]
-pub struct Rope {
-    pub step: Address,
-    pub q: Address,
-    pub k: Address,
-    pub v: Address,
-    pub pool: Address,
-    pub page_elements: u64,
-    pub layer_offset: u64,
-    pub q_norm: Address,
-    pub k_norm: Address,
-    pub frequencies: Address,
-    pub n_heads: u32,
-    pub n_kv_heads: u32,
-    pub head_dim: u32,
-    pub wide: u32,
-    pub q_stride: u32,
-    pub kv_stride: u32,
-    pub dims: u32,
-    pub halves: u32,
-    pub magnitude: f32,
-    pub eps: f32,
-}
-
-/// `Attend` of `cuda/attend.cu`.
-#[derive(Clone, Copy, Debug, bytemuck::Pod, Zeroable)]
-#[repr(C)]
-pub struct Attend {
-    pub step: Address,
-    pub q: Address,
-    pub pool: Address,
-    pub partial: Address,
-    pub out: Address,
-    pub sinks: Address,
-    pub arrived: Address,
-    pub page_elements: u64,
-    pub layer_offset: u64,
-    pub n_heads: u32,
-    pub n_kv_heads: u32,
-    pub head_dim: u32,
-    pub wide: u32,
-    pub q_stride: u32,
-    pub out_stride: u32,
-    pub max_splits: u32,
-    pub window: u32,
-    pub scale: f32,
-    pub softcap: f32,
-    pub first_token: u32,
-    pub end: u32,
-}
-
-/// `AttendMany` of `cuda/attend_many.cu`.
-#[derive(Clone, Copy, Debug, bytemuck::Pod, Zeroable)]
-#[repr(C)]
-pub struct AttendMany {
-    pub step: Address,
-    pub q: Address,
-    pub pool: Address,
-    pub out: Address,
-    pub sinks: Address,
-    pub page_elements: u64,
-    pub layer_offset: u64,
-    pub n_heads: u32,
-    pub n_kv_heads: u32,
-    pub q_stride: u32,
-    pub out_stride: u32,
-    pub window: u32,
-    pub scale: f32,
-    pub softcap: f32,
-    pub end: u32,
-}
-
-/// `Route` of `cuda/experts.cu`.
-#[derive(Clone, Copy, Debug, bytemuck::Pod, Zeroable)]
-#[repr(C)]
-pub struct Route {
-    pub logits: Address,
-    pub bias: Address,
-    pub ids: Address,
-    pub weights: Address,
-    pub n_experts: u32,
-    pub n_used: u32,
-    pub n_tokens: u32,
-    pub gating: u32,
-    pub scale: f32,
-    pub end: u32,
-}
 
 /// Blocks of `choose_parts`.
 pub const CHOOSE_BLOCKS: u32 = 64;
@@ -270,7 +35,16 @@ macro_rules! images {
 
 /// The fat binaries that the build made.
 static IMAGES: [&[u8]; 10] = images!(
-    "attend", "attend_many", "choose", "embed", "experts", "matmul", "matvec", "norm", "rope", "split"
+    "attend",
+    "attend_many",
+    "choose",
+    "embed",
+    "experts",
+    "matmul",
+    "matvec",
+    "norm",
+    "rope",
+    "split"
 );
 
 /// All kernels that a model needs, found at load.
@@ -291,23 +65,37 @@ struct Kernel {
 /// Blocks, threads and shared memory of a launch.
 #[derive(Clone, Copy, Debug)]
 pub struct Grid {
+    /// In three dimensions.
     pub blocks: (u32, u32, u32),
+    /// Of a block.
     pub threads: u32,
+    /// Dynamic shared memory of a block.
     pub shared_bytes: usize,
 }
 
 impl Grid {
     /// So many blocks in a row.
     pub fn line(blocks: usize, threads: u32, shared_bytes: usize) -> Self {
-        Self { blocks: (blocks as u32, 1, 1), threads, shared_bytes }
+        Self {
+            blocks: (blocks as u32, 1, 1),
+            threads,
+            shared_bytes,
+        }
     }
 }
 
 impl Kernels {
     /// Loads the fat binaries. `shared_max`: most shared memory that a block may have on this card.
     pub fn load(shared_max: usize) -> Result<Self, DriverError> {
-        let modules = IMAGES.iter().map(|image| Module::load(image)).collect::<Result<_, _>>()?;
-        Ok(Self { modules, found: HashMap::new(), shared_max })
+        let modules = IMAGES
+            .iter()
+            .map(|image| Module::load(image))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            modules,
+            found: HashMap::new(),
+            shared_max,
+        })
     }
 
     /// Finds a kernel, so that a launch only looks it up.
@@ -333,16 +121,28 @@ impl Kernels {
         // SAFETY: as above.
         let built_for = unsafe { result::function::get_function_attribute(function.0, BUILT_FOR) }?;
         let waits = built_for >= 90 && name != "split";
-        self.found.insert(name.to_owned(), Kernel { function, waits });
+        self.found
+            .insert(name.to_owned(), Kernel { function, waits });
         Ok(())
     }
 
-    fn launch(&self, name: &str, stream: &Stream, grid: Grid, args: &mut [*mut c_void]) -> Result<(), DriverError> {
-        let Kernel { function, waits } = *self.found.get(name).ok_or(DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND))?;
+    fn launch(
+        &self,
+        name: &str,
+        stream: &Stream,
+        grid: Grid,
+        args: &mut [*mut c_void],
+    ) -> Result<(), DriverError> {
+        let Kernel { function, waits } = *self
+            .found
+            .get(name)
+            .ok_or(DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND))?;
         let mut early = sys::CUlaunchAttribute {
             id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
             pad: [0; 4],
-            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+            value: sys::CUlaunchAttributeValue {
+                programmaticStreamSerializationAllowed: 1,
+            },
         };
         let config = sys::CUlaunchConfig {
             gridDimX: grid.blocks.0,
@@ -358,69 +158,161 @@ impl Kernels {
         };
         // SAFETY: the typed functions below pass the arguments that the kernel of this name declares; addresses in them are those of the
         // device's buffers, whose shapes the caller made the grid from.
-        unsafe { sys::cuLaunchKernelEx(&config, function.0, args.as_mut_ptr(), std::ptr::null_mut()) }.result()
+        unsafe {
+            sys::cuLaunchKernelEx(&config, function.0, args.as_mut_ptr(), std::ptr::null_mut())
+        }
+        .result()
     }
 
     /// A launch of a kernel whose one argument is a structure.
-    fn launch_struct<T: bytemuck::Pod>(&self, name: &str, stream: &Stream, grid: Grid, args: &T) -> Result<(), DriverError> {
-        self.launch(name, stream, grid, &mut [std::ptr::from_ref(args).cast_mut().cast()])
+    fn launch_struct<T: bytemuck::Pod>(
+        &self,
+        name: &str,
+        stream: &Stream,
+        grid: Grid,
+        args: &T,
+    ) -> Result<(), DriverError> {
+        self.launch(
+            name,
+            stream,
+            grid,
+            &mut [std::ptr::from_ref(args).cast_mut().cast()],
+        )
     }
 
     /// `matvec` of a type, for at most `tokens`, one of [`MATVEC_TOKENS`].
-    pub fn matvec(&self, kind: TensorType, tokens: usize, stream: &Stream, grid: Grid, args: &Matvec) -> Result<(), DriverError> {
+    pub fn matvec(
+        &self,
+        kind: TensorType,
+        tokens: usize,
+        stream: &Stream,
+        grid: Grid,
+        args: &Matvec,
+    ) -> Result<(), DriverError> {
         self.launch_struct(&matvec_name(kind, tokens), stream, grid, args)
     }
 
     /// `share_rows`: `args.out`, rows of `args.out_stride`, is multiplied by the sigmoid of `share` times the row of x, normalised.
-    pub fn share_rows(&self, stream: &Stream, rows: usize, args: &NormRows, mut share: Address) -> Result<(), DriverError> {
-        let args: &mut [*mut c_void] = &mut [std::ptr::from_ref(args).cast_mut().cast(), (&raw mut share).cast()];
+    pub fn share_rows(
+        &self,
+        stream: &Stream,
+        rows: usize,
+        args: &NormRows,
+        mut share: Address,
+    ) -> Result<(), DriverError> {
+        let args: &mut [*mut c_void] = &mut [
+            std::ptr::from_ref(args).cast_mut().cast(),
+            (&raw mut share).cast(),
+        ];
         self.launch("share_rows", stream, Grid::line(rows, 256, 0), args)
     }
 
     /// `matmul` of a type.
-    pub fn matmul(&self, kind: TensorType, stream: &Stream, grid: Grid, args: &Matmul) -> Result<(), DriverError> {
+    pub fn matmul(
+        &self,
+        kind: TensorType,
+        stream: &Stream,
+        grid: Grid,
+        args: &Matmul,
+    ) -> Result<(), DriverError> {
         self.launch_struct(&format!("matmul_{}", kind.name()), stream, grid, args)
     }
 
     /// `embed` of a type.
-    pub fn embed(&self, kind: TensorType, stream: &Stream, grid: Grid, args: &Embed) -> Result<(), DriverError> {
+    pub fn embed(
+        &self,
+        kind: TensorType,
+        stream: &Stream,
+        grid: Grid,
+        args: &Embed,
+    ) -> Result<(), DriverError> {
         self.launch_struct(&format!("embed_{}", kind.name()), stream, grid, args)
     }
 
     /// `norm_rows`.
-    pub fn norm_rows(&self, stream: &Stream, rows: usize, args: &NormRows) -> Result<(), DriverError> {
+    pub fn norm_rows(
+        &self,
+        stream: &Stream,
+        rows: usize,
+        args: &NormRows,
+    ) -> Result<(), DriverError> {
         self.launch_struct("norm_rows", stream, Grid::line(rows, 256, 0), args)
     }
 
     /// `norm_half`.
-    pub fn norm_half(&self, stream: &Stream, rows: usize, args: &NormRows) -> Result<(), DriverError> {
+    pub fn norm_half(
+        &self,
+        stream: &Stream,
+        rows: usize,
+        args: &NormRows,
+    ) -> Result<(), DriverError> {
         self.launch_struct("norm_half", stream, Grid::line(rows, 256, 0), args)
     }
 
     /// `rope_append`, for f16 or f32 pages.
-    pub fn rope_append(&self, kv: &str, stream: &Stream, grid: Grid, args: &Rope) -> Result<(), DriverError> {
+    pub fn rope_append(
+        &self,
+        kv: &str,
+        stream: &Stream,
+        grid: Grid,
+        args: &Rope,
+    ) -> Result<(), DriverError> {
         self.launch_struct(&format!("rope_append_{kv}"), stream, grid, args)
     }
 
     /// `attend`, for f16 or f32 pages and groups of at most `group`, one of [`ATTEND_GROUPS`].
-    pub fn attend(&self, kv: &str, group: usize, stream: &Stream, grid: Grid, args: &Attend) -> Result<(), DriverError> {
+    pub fn attend(
+        &self,
+        kv: &str,
+        group: usize,
+        stream: &Stream,
+        grid: Grid,
+        args: &Attend,
+    ) -> Result<(), DriverError> {
         self.launch_struct(&format!("attend_{kv}_{group}"), stream, grid, args)
     }
 
     /// `attend_many`, for a width of [`ATTEND_MANY_WIDTHS`].
-    pub fn attend_many(&self, width: usize, stream: &Stream, grid: Grid, args: &AttendMany) -> Result<(), DriverError> {
+    pub fn attend_many(
+        &self,
+        width: usize,
+        stream: &Stream,
+        grid: Grid,
+        args: &AttendMany,
+    ) -> Result<(), DriverError> {
         self.launch_struct(&format!("attend_many_{width}"), stream, grid, args)
     }
 
     /// `route`: one warp a token.
     pub fn route(&self, stream: &Stream, args: &Route) -> Result<(), DriverError> {
-        self.launch_struct("route", stream, Grid::line(args.n_tokens as usize, 32, 0), args)
+        self.launch_struct(
+            "route",
+            stream,
+            Grid::line(args.n_tokens as usize, 32, 0),
+            args,
+        )
     }
 
     /// `combine`: x (n_tokens, width) += factor × the weighted sum of y (n_tokens × n_used, width).
-    pub fn combine(&self, stream: &Stream, n_tokens: usize, args: Combine) -> Result<(), DriverError> {
-        let Combine { mut x, mut y, mut weights, mut width, mut n_used, mut factor } = args;
-        let grid = Grid { blocks: (width.div_ceil(256), n_tokens as u32, 1), threads: 256, shared_bytes: 0 };
+    pub fn combine(
+        &self,
+        stream: &Stream,
+        n_tokens: usize,
+        args: Combine,
+    ) -> Result<(), DriverError> {
+        let Combine {
+            mut x,
+            mut y,
+            mut weights,
+            mut width,
+            mut n_used,
+            mut factor,
+        } = args;
+        let grid = Grid {
+            blocks: (width.div_ceil(256), n_tokens as u32, 1),
+            threads: 256,
+            shared_bytes: 0,
+        };
         let args: &mut [*mut c_void] = &mut [
             (&raw mut x).cast(),
             (&raw mut y).cast(),
@@ -433,7 +325,13 @@ impl Kernels {
     }
 
     /// `gate_rows`: n values of `gate` become activation(gate, up).
-    pub fn gate_rows(&self, stream: &Stream, (mut gate, mut up): (Address, Address), mut n: u64, (mut activation, mut alpha, mut limit): (u32, f32, f32)) -> Result<(), DriverError> {
+    pub fn gate_rows(
+        &self,
+        stream: &Stream,
+        (mut gate, mut up): (Address, Address),
+        mut n: u64,
+        (mut activation, mut alpha, mut limit): (u32, f32, f32),
+    ) -> Result<(), DriverError> {
         let args: &mut [*mut c_void] = &mut [
             (&raw mut gate).cast(),
             (&raw mut up).cast(),
@@ -442,12 +340,28 @@ impl Kernels {
             (&raw mut alpha).cast(),
             (&raw mut limit).cast(),
         ];
-        self.launch("gate_rows", stream, Grid::line(n.div_ceil(256) as usize, 256, 0), args)
+        self.launch(
+            "gate_rows",
+            stream,
+            Grid::line(n.div_ceil(256) as usize, 256, 0),
+            args,
+        )
     }
 
     /// `split`: one plane of `n_blocks` blocks.
-    pub fn split(&self, stream: &Stream, (mut from, mut to): (Address, Address), mut n_blocks: u64, [block_bytes, offset, bytes, pitch]: [usize; 4]) -> Result<(), DriverError> {
-        let mut numbers = [block_bytes as u32, offset as u32, bytes as u32, pitch as u32];
+    pub fn split(
+        &self,
+        stream: &Stream,
+        (mut from, mut to): (Address, Address),
+        mut n_blocks: u64,
+        [block_bytes, offset, bytes, pitch]: [usize; 4],
+    ) -> Result<(), DriverError> {
+        let mut numbers = [
+            block_bytes as u32,
+            offset as u32,
+            bytes as u32,
+            pitch as u32,
+        ];
         let blocks = (n_blocks * bytes as u64).div_ceil(256).clamp(1, 132 * 32);
         let [a, b, c, d] = &mut numbers;
         let args: &mut [*mut c_void] = &mut [
@@ -463,23 +377,27 @@ impl Kernels {
     }
 
     /// `choose_parts` and `choose`: the likeliest token of a row, and the first bad one, at `chosen`.
-    pub fn choose(&self, stream: &Stream, mut logits: Address, mut n_vocab: u32, (mut parts, mut chosen): (Address, Address)) -> Result<(), DriverError> {
-        let args: &mut [*mut c_void] = &mut [(&raw mut logits).cast(), (&raw mut n_vocab).cast(), (&raw mut parts).cast()];
-        self.launch("choose_parts", stream, Grid::line(CHOOSE_BLOCKS as usize, 256, 0), args)?;
+    pub fn choose(
+        &self,
+        stream: &Stream,
+        mut logits: Address,
+        mut n_vocab: u32,
+        (mut parts, mut chosen): (Address, Address),
+    ) -> Result<(), DriverError> {
+        let args: &mut [*mut c_void] = &mut [
+            (&raw mut logits).cast(),
+            (&raw mut n_vocab).cast(),
+            (&raw mut parts).cast(),
+        ];
+        self.launch(
+            "choose_parts",
+            stream,
+            Grid::line(CHOOSE_BLOCKS as usize, 256, 0),
+            args,
+        )?;
         let args: &mut [*mut c_void] = &mut [(&raw mut parts).cast(), (&raw mut chosen).cast()];
         self.launch("choose", stream, Grid::line(1, 64, 0), args)
     }
-}
-
-/// Arguments of `combine`.
-#[derive(Clone, Copy, Debug)]
-pub struct Combine {
-    pub x: Address,
-    pub y: Address,
-    pub weights: Address,
-    pub width: u32,
-    pub n_used: u32,
-    pub factor: f32,
 }
 
 /// "matvec_Q4_K_1".

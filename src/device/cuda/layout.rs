@@ -41,7 +41,9 @@ pub const fn planes(kind: TensorType) -> &'static [Plane] {
         TensorType::Q3_K => const { &[plane(32, 64), plane(0, 32), plane(96, 12), plane(108, 2)] },
         TensorType::Q4_K => const { &[plane(16, 128), plane(0, 16)] },
         TensorType::Q5_K => const { &[plane(48, 128), plane(16, 32), plane(0, 16)] },
-        TensorType::Q6_K => const { &[plane(0, 128), plane(128, 64), plane(192, 16), plane(208, 2)] },
+        TensorType::Q6_K => {
+            const { &[plane(0, 128), plane(128, 64), plane(192, 16), plane(208, 2)] }
+        }
         TensorType::Q8_K => const { &[plane(4, 256), plane(0, 4)] },
         TensorType::IQ4_XS => const { &[plane(8, 128), plane(0, 8)] },
         TensorType::MXFP4 => const { &[plane(1, 16), plane(0, 1)] },
@@ -85,18 +87,34 @@ impl MatrixLayout {
         let mut planes = Vec::with_capacity(PLANES_MAX);
         let mut end = 0;
         let mut add = |pitch: usize, source: (usize, Plane), row_bytes: usize| {
-            planes.push(PlaneLayout { at: end, pitch, source, row_bytes });
+            planes.push(PlaneLayout {
+                at: end,
+                pitch,
+                source,
+                row_bytes,
+            });
             end = (end + rows * row_bytes).next_multiple_of(ALIGNMENT);
         };
         let of_type = self::planes(kind);
         for p in of_type {
-            add(p.bytes, (kind.block_bytes(), *p), cols / kind.block_len() * p.bytes);
+            add(
+                p.bytes,
+                (kind.block_bytes(), *p),
+                cols / kind.block_len() * p.bytes,
+            );
         }
         if of_type.is_empty() {
             let pitch = cols.next_multiple_of(COLS_STEP) * kind.block_bytes();
             add(pitch, (file_row_bytes, plane(0, file_row_bytes)), pitch);
         }
-        Self { kind, rows, cols: cols.next_multiple_of(COLS_STEP), file_row_bytes, planes, bytes: end }
+        Self {
+            kind,
+            rows,
+            cols: cols.next_multiple_of(COLS_STEP),
+            file_row_bytes,
+            planes,
+            bytes: end,
+        }
     }
 }
 
@@ -106,7 +124,8 @@ pub fn split(layout: &MatrixLayout, file: &[u8]) -> Vec<u8> {
     for p in &layout.planes {
         let (block_bytes, part) = p.source;
         for (i, block) in file.chunks_exact(block_bytes).enumerate() {
-            out[p.at + i * p.pitch..][..part.bytes].copy_from_slice(&block[part.offset..][..part.bytes]);
+            out[p.at + i * p.pitch..][..part.bytes]
+                .copy_from_slice(&block[part.offset..][..part.bytes]);
         }
     }
     out
@@ -160,6 +179,9 @@ mod tests {
         let layout = MatrixLayout::new(TensorType::F16, 2, 3);
         assert_eq!((layout.cols, layout.bytes), (32, 256));
         let out = split(&layout, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
-        assert_eq!((&out[..7], &out[64..71]), (&[1, 2, 3, 4, 5, 6, 0][..], &[7, 8, 9, 10, 11, 12, 0][..]));
+        assert_eq!(
+            (&out[..7], &out[64..71]),
+            (&[1, 2, 3, 4, 5, 6, 0][..], &[7, 8, 9, 10, 11, 12, 0][..])
+        );
     }
 }

@@ -60,7 +60,8 @@ impl CudaDevice {
             .kind
             .dequantize(bytes, &mut values)
             .map_err(|e| DeviceError::Step(format!("{}: {e}", self.plan.tensors[i].name)))?;
-        self.weights_buffer.write(self.sizes.tensors_at[i], bytemuck::cast_slice(&values))?;
+        self.weights_buffer
+            .write(self.sizes.tensors_at[i], bytemuck::cast_slice(&values))?;
         self.upload.bytes += weight.bytes as u64;
         Ok(true)
     }
@@ -71,7 +72,9 @@ impl CudaDevice {
             return Ok(true);
         };
         let weight = self.weights.get(TensorId(i));
-        let rows = (UPLOAD_BYTES / layout.file_row_bytes).max(1).min(layout.rows - self.upload.rows);
+        let rows = (UPLOAD_BYTES / layout.file_row_bytes)
+            .max(1)
+            .min(layout.rows - self.upload.rows);
         let bytes = rows * layout.file_row_bytes;
         if bytes > UPLOAD_BYTES {
             return Err(DeviceError::Step(format!(
@@ -80,7 +83,10 @@ impl CudaDevice {
             )));
         }
         self.stream.wait()?; // the piece before has been split
-        let piece = self.file_bytes(weight.offset + self.upload.rows * layout.file_row_bytes, bytes)?;
+        let piece = self.file_bytes(
+            weight.offset + self.upload.rows * layout.file_row_bytes,
+            bytes,
+        )?;
         copy_piece(&self.scratch, piece)?;
         self.split_rows(i, &layout, rows)?;
         self.upload.rows += rows;
@@ -96,7 +102,12 @@ impl CudaDevice {
             let blocks = rows * layout.file_row_bytes / block_bytes;
             let at = to + (p.at + self.upload.rows * p.row_bytes) as u64;
             let numbers = [block_bytes, part.offset, part.bytes, p.pitch];
-            self.kernels.split(&self.stream, (self.scratch.at(), at), blocks as u64, numbers)?;
+            self.kernels.split(
+                &self.stream,
+                (self.scratch.at(), at),
+                blocks as u64,
+                numbers,
+            )?;
         }
         Ok(())
     }
@@ -105,7 +116,8 @@ impl CudaDevice {
     pub(super) fn upload_frequencies(&mut self) -> Result<(), DeviceError> {
         for (rope, at) in &self.sizes.ropes {
             let values = self.rope_frequencies(rope)?;
-            self.weights_buffer.write(*at, bytemuck::cast_slice(&values))?;
+            self.weights_buffer
+                .write(*at, bytemuck::cast_slice(&values))?;
         }
         Ok(())
     }
@@ -115,7 +127,10 @@ impl CudaDevice {
             return Ok(rope.inverse_frequencies(None));
         };
         let mut factors = vec![0.0; rope.rope.dims / 2];
-        self.weights_buffer.read(self.sizes.tensors_at[id.0], bytemuck::cast_slice_mut(&mut factors))?;
+        self.weights_buffer.read(
+            self.sizes.tensors_at[id.0],
+            bytemuck::cast_slice_mut(&mut factors),
+        )?;
         Ok(rope.inverse_frequencies(Some(&factors)))
     }
 
@@ -132,7 +147,11 @@ fn copy_piece(to: &super::driver::Buffer, piece: &[u8]) -> Result<(), DriverErro
     let head = piece.as_ptr().align_offset(HOST_PAGE).min(piece.len());
     let whole = (piece.len() - head) / HOST_PAGE * HOST_PAGE;
     let pages = &piece[head..head + whole];
-    let registered = if pages.is_empty() { None } else { Registered::pages(pages).ok() };
+    let registered = if pages.is_empty() {
+        None
+    } else {
+        Registered::pages(pages).ok()
+    };
     to.write(0, &piece[..head])?;
     to.write(head, pages)?;
     drop(registered);

@@ -4,6 +4,8 @@
 //! token is captured once, when the load is done, and replayed. Steps of up to [`ROWS_MAX`] tokens multiply in f32 and give each token the
 //! same bits whatever the others are; longer ones multiply in f16 on the tensor cores, with f32 sums.
 
+pub mod args;
+mod attention;
 pub mod driver;
 pub mod launch;
 pub mod layout;
@@ -18,12 +20,13 @@ use cudarc::driver::{DriverError, sys};
 use half::f16;
 
 use self::driver::{Buffer, Context, Event, Graph, OpenError, Pinned, Stream, explain};
-use self::launch::{Kernels, StepHeader};
+use self::args::StepHeader;
+use self::launch::Kernels;
 use self::layout::MatrixLayout;
 use self::sizes::{Area, Sizes};
 use super::{
-    Capacity, Device, DeviceError, KvType, LoadProgress, Memory, Output, PAGE_TOKENS, PageId, Rows, Step,
-    check_pages, page_range,
+    Capacity, Device, DeviceError, KvType, LoadProgress, Memory, Output, PAGE_TOKENS, PageId, Rows,
+    Step, check_pages, page_range,
 };
 use crate::model::plan::Plan;
 use crate::model::weights::Weights;
@@ -74,7 +77,9 @@ pub enum CudaError {
         capability: (usize, usize),
     },
     /// It does not fit.
-    #[error("the model needs {required} bytes of device memory ({what}); {available} are free on {name}. A smaller --ctx or --kv-bytes needs less")]
+    #[error(
+        "the model needs {required} bytes of device memory ({what}); {available} are free on {name}. A smaller --ctx or --kv-bytes needs less"
+    )]
     Memory {
         /// Bytes by kind, in words.
         what: String,
@@ -166,8 +171,17 @@ impl From<DriverError> for DeviceError {
 
 impl CudaDevice {
     /// Opens the card and allocates everything that steps will need; the weights are brought in by `load_some`.
-    pub fn new(plan: Plan, weights: Weights, file: Box<dyn AsRef<[u8]>>, options: CudaOptions) -> Result<Self, CudaError> {
-        let CudaOptions { ordinal, context: tokens, kv } = options;
+    pub fn new(
+        plan: Plan,
+        weights: Weights,
+        file: Box<dyn AsRef<[u8]>>,
+        options: CudaOptions,
+    ) -> Result<Self, CudaError> {
+        let CudaOptions {
+            ordinal,
+            context: tokens,
+            kv,
+        } = options;
         let sizes = Sizes::of(&plan, &weights, tokens, kv).map_err(CudaError::Unsupported)?;
         let open = |source| CudaError::Open { ordinal, source };
         let context = Context::open(ordinal).map_err(open)?;
@@ -175,12 +189,17 @@ impl CudaDevice {
         check_capability(&context, ordinal, &name)?;
         check_memory(&context, &sizes, &name)?;
         use sys::CUdevice_attribute as Of;
-        let shared = context.attribute(Of::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        let shared =
+            context.attribute(Of::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
         let mut kernels = Kernels::load(shared)?;
         project::prepare(&mut kernels, &plan, &weights, kv)?;
         let fingerprint = weights.fingerprint(&plan, (*file).as_ref());
         let layouts = sizes::layouts(&plan, &weights);
-        let capacity = Capacity { step_tokens_max: STEP_TOKENS_MAX, pages: sizes.pages, vocab: plan.n_vocab };
+        let capacity = Capacity {
+            step_tokens_max: STEP_TOKENS_MAX,
+            pages: sizes.pages,
+            vocab: plan.n_vocab,
+        };
         Ok(Self {
             multiprocessors: context.attribute(Of::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
             weights_buffer: Buffer::zeroed(sizes.weights_bytes)?,
@@ -215,8 +234,15 @@ impl CudaDevice {
     }
 
     /// Bytes that a model takes on a card, by what they are for.
-    pub fn memory_plan(plan: &Plan, weights: &Weights, context: usize, kv: KvType) -> Result<Memory, CudaError> {
-        Sizes::of(plan, weights, context, kv).map(|s| s.memory()).map_err(CudaError::Unsupported)
+    pub fn memory_plan(
+        plan: &Plan,
+        weights: &Weights,
+        context: usize,
+        kv: KvType,
+    ) -> Result<Memory, CudaError> {
+        Sizes::of(plan, weights, context, kv)
+            .map(|s| s.memory())
+            .map_err(CudaError::Unsupported)
     }
 
     /// Whether everything lies in plain memory of this card.
@@ -241,13 +267,20 @@ impl CudaDevice {
         };
         let staging = self.staging.as_mut_slice();
         staging[..pages_at].copy_from_slice(bytemuck::bytes_of(&header));
-        for (to, page) in staging[pages_at..tokens_at].chunks_exact_mut(4).zip(step.pages) {
+        for (to, page) in staging[pages_at..tokens_at]
+            .chunks_exact_mut(4)
+            .zip(step.pages)
+        {
             to.copy_from_slice(&page.0.to_le_bytes());
         }
         for (to, token) in staging[tokens_at..].chunks_exact_mut(4).zip(step.tokens) {
             to.copy_from_slice(&token.to_le_bytes());
         }
-        self.staging.send(&self.stream, &self.scratch, tokens_at + step.tokens.len() * 4)
+        self.staging.send(
+            &self.stream,
+            &self.scratch,
+            tokens_at + step.tokens.len() * 4,
+        )
     }
 
     /// Enqueues operations until the step is enqueued or enough is in flight.
@@ -270,7 +303,11 @@ impl CudaDevice {
     fn fly(&mut self, flight: &mut Flight, until: Instant) -> Result<bool, DeviceError> {
         loop {
             self.enqueue(flight)?;
-            let oldest = if flight.flying == 2 { 1 - flight.newest } else { flight.newest };
+            let oldest = if flight.flying == 2 {
+                1 - flight.newest
+            } else {
+                flight.newest
+            };
             if self.events[oldest].is_done()? {
                 flight.flying -= 1;
                 if flight.flying == 0 && flight.next_op == self.plan.ops.len() {
@@ -311,7 +348,10 @@ impl CudaDevice {
                 let wanted = row / ROWS_MAX * ROWS_MAX;
                 if first != wanted {
                     self.head_rows(wanted, ROWS_MAX.min(rows - wanted))?;
-                    self.logits = Logits::All { rows, first: wanted };
+                    self.logits = Logits::All {
+                        rows,
+                        first: wanted,
+                    };
                 }
                 Ok(base + (row - wanted) * vocab_bytes)
             }
@@ -322,9 +362,11 @@ impl CudaDevice {
     fn fetch_row(&mut self, row: Option<usize>) -> Result<(), DeviceError> {
         let at = self.logits_at(row)?;
         let bytes = self.capacity.vocab * size_of::<f32>();
-        self.staging.receive(&self.stream, &self.scratch, at, bytes)?;
+        self.staging
+            .receive(&self.stream, &self.scratch, at, bytes)?;
         self.stream.wait()?;
-        self.row.copy_from_slice(bytemuck::cast_slice(&self.staging.as_slice()[..bytes]));
+        self.row
+            .copy_from_slice(bytemuck::cast_slice(&self.staging.as_slice()[..bytes]));
         Ok(())
     }
 
@@ -334,8 +376,14 @@ impl CudaDevice {
         let base = self.scratch.at();
         let parts = base + self.sizes.offset(Area::Choose) as u64;
         let chosen_at = self.sizes.offset(Area::Chosen);
-        self.kernels.choose(&self.stream, base + at as u64, self.capacity.vocab as u32, (parts, base + chosen_at as u64))?;
-        self.staging.receive(&self.stream, &self.scratch, chosen_at, 8)?;
+        self.kernels.choose(
+            &self.stream,
+            base + at as u64,
+            self.capacity.vocab as u32,
+            (parts, base + chosen_at as u64),
+        )?;
+        self.staging
+            .receive(&self.stream, &self.scratch, chosen_at, 8)?;
         self.stream.wait()?;
         let words: &[u32] = bytemuck::cast_slice(&self.staging.as_slice()[..8]);
         Ok((words[1] == u32::MAX && words[0] != u32::MAX).then_some(words[0]))
@@ -346,8 +394,16 @@ impl CudaDevice {
 fn is_plainly_greedy(step: &SampleStep<'_>) -> bool {
     let p = step.params;
     let greedy = p.temperature <= 0.0;
-    let plain = p.repetition_penalty == 1.0 && p.presence_penalty == 0.0 && p.frequency_penalty == 0.0 && p.dry.is_none();
-    greedy && plain && step.bias.is_empty() && step.banned.is_empty() && step.allowed.is_none() && step.logprobs.is_none()
+    let plain = p.repetition_penalty == 1.0
+        && p.presence_penalty == 0.0
+        && p.frequency_penalty == 0.0
+        && p.dry.is_none();
+    greedy
+        && plain
+        && step.bias.is_empty()
+        && step.banned.is_empty()
+        && step.allowed.is_none()
+        && step.logprobs.is_none()
 }
 
 fn check_capability(context: &Context, ordinal: usize, name: &str) -> Result<(), CudaError> {
@@ -357,20 +413,35 @@ fn check_capability(context: &Context, ordinal: usize, name: &str) -> Result<(),
         context.attribute(Of::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
     );
     if capability < CAPABILITY_MIN {
-        return Err(CudaError::TooOld { ordinal, name: name.to_owned(), capability });
+        return Err(CudaError::TooOld {
+            ordinal,
+            name: name.to_owned(),
+            capability,
+        });
     }
     Ok(())
 }
 
 fn check_memory(context: &Context, sizes: &Sizes, name: &str) -> Result<(), CudaError> {
     let (available, _) = context.memory()?;
-    let Memory { weights_bytes, kv_bytes, scratch_bytes } = sizes.memory();
+    let Memory {
+        weights_bytes,
+        kv_bytes,
+        scratch_bytes,
+    } = sizes.memory();
     let required = weights_bytes + kv_bytes + scratch_bytes;
     if required <= available {
         return Ok(());
     }
-    let what = format!("{weights_bytes} of weights, {kv_bytes} of keys and values, {scratch_bytes} of scratch");
-    Err(CudaError::Memory { what, required, available, name: name.to_owned() })
+    let what = format!(
+        "{weights_bytes} of weights, {kv_bytes} of keys and values, {scratch_bytes} of scratch"
+    );
+    Err(CudaError::Memory {
+        what,
+        required,
+        available,
+        name: name.to_owned(),
+    })
 }
 
 impl Device for CudaDevice {
@@ -380,7 +451,9 @@ impl Device for CudaDevice {
             self.upload_frequencies()?;
             self.file = None; // the mapping is not needed any more
             if !self.is_resident()? {
-                return Err(DeviceError::Lost("the model's memory is not on the card".to_owned()));
+                return Err(DeviceError::Lost(
+                    "the model's memory is not on the card".to_owned(),
+                ));
             }
             self.capture()?;
         }
@@ -392,19 +465,35 @@ impl Device for CudaDevice {
         self.stream.wait()?; // what an aborted step left, and the staging area that it read
         self.logits = Logits::Stale;
         self.describe(&step)?;
-        let mut flight = Flight { rows: step.rows, tokens: step.tokens.len(), next_op: 0, newest: 1, flying: 0 };
+        let mut flight = Flight {
+            rows: step.rows,
+            tokens: step.tokens.len(),
+            next_op: 0,
+            newest: 1,
+            flying: 0,
+        };
         self.enqueue(&mut flight)?;
         self.job = Job::Forward(flight);
         Ok(())
     }
 
     fn sample(&mut self, step: SampleStep<'_>) -> Result<(), DeviceError> {
-        let chosen = if is_plainly_greedy(&step) { self.likeliest()? } else { None };
+        let chosen = if is_plainly_greedy(&step) {
+            self.likeliest()?
+        } else {
+            None
+        };
         let sampled = match chosen {
-            Some(token) => Sampled { token, logprob: None, top: TopLogprobs::default() },
+            Some(token) => Sampled {
+                token,
+                logprob: None,
+                top: TopLogprobs::default(),
+            },
             None => {
                 self.fetch_row(None)?;
-                self.sampler.sample(&self.row, &step).map_err(|e| DeviceError::Step(e.to_string()))?
+                self.sampler
+                    .sample(&self.row, &step)
+                    .map_err(|e| DeviceError::Step(e.to_string()))?
             }
         };
         self.job = Job::Done(Output::Sampled(sampled));
@@ -413,7 +502,8 @@ impl Device for CudaDevice {
 
     fn score(&mut self, row: usize, token: u32, top: usize) -> Result<(), DeviceError> {
         self.fetch_row(Some(row))?;
-        let scored = sampling::score(&self.row, token, top).map_err(|e| DeviceError::Step(e.to_string()))?;
+        let scored =
+            sampling::score(&self.row, token, top).map_err(|e| DeviceError::Step(e.to_string()))?;
         self.job = Job::Done(Output::Scored(scored));
         Ok(())
     }
@@ -430,8 +520,14 @@ impl Device for CudaDevice {
                 self.logits = match flight.rows {
                     Rows::None => Logits::Stale,
                     Rows::Last => Logits::Last,
-                    Rows::All if flight.tokens <= ROWS_MAX => Logits::All { rows: flight.tokens, first: 0 },
-                    Rows::All => Logits::All { rows: flight.tokens, first: usize::MAX },
+                    Rows::All if flight.tokens <= ROWS_MAX => Logits::All {
+                        rows: flight.tokens,
+                        first: 0,
+                    },
+                    Rows::All => Logits::All {
+                        rows: flight.tokens,
+                        first: usize::MAX,
+                    },
                 };
                 Ok(Some(Output::Forwarded))
             }
@@ -452,7 +548,12 @@ impl Device for CudaDevice {
     fn copy_page(&mut self, from: PageId, to: PageId) -> Result<(), DeviceError> {
         check_pages(&[from, to], &self.capacity)?;
         let size = self.page_bytes();
-        self.pool.copy_within(&self.stream, from.0 as usize * size, to.0 as usize * size, size)?;
+        self.pool.copy_within(
+            &self.stream,
+            from.0 as usize * size,
+            to.0 as usize * size,
+            size,
+        )?;
         Ok(())
     }
 
@@ -460,7 +561,12 @@ impl Device for CudaDevice {
         self.sizes.page_bytes()
     }
 
-    fn read_page(&mut self, page: PageId, offset: usize, out: &mut [u8]) -> Result<(), DeviceError> {
+    fn read_page(
+        &mut self,
+        page: PageId,
+        offset: usize,
+        out: &mut [u8],
+    ) -> Result<(), DeviceError> {
         let range = page_range(page, offset, out.len(), self.page_bytes(), &self.capacity)?;
         self.stream.wait()?;
         Ok(self.pool.read(range.start, out)?)
@@ -477,7 +583,10 @@ impl Device for CudaDevice {
             KvType::F16 => "f16",
             KvType::F32 => "f32",
         };
-        format!("{} {}, cuda pages of {kv}", self.plan.architecture, self.fingerprint)
+        format!(
+            "{} {}, cuda pages of {kv}",
+            self.plan.architecture, self.fingerprint
+        )
     }
 
     fn capacity(&self) -> Capacity {

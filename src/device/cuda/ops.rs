@@ -6,35 +6,19 @@
 use bytemuck::Zeroable;
 use cudarc::driver::DriverError;
 
-use super::launch::{
-    ATTEND_GROUPS, ATTEND_MANY_WIDTHS, Address, Attend, AttendMany, Combine, Embed, Grid, NormRows, Rope, Route, SPLIT,
-};
+use super::args::{Address, Combine, Embed, NormRows, Route};
+use super::attention::{Heads, Scores};
+use super::launch::Grid;
 use super::project::{Finish, Input, Part, activation, norm_numbers};
-use super::sizes::{Area, wide};
-use super::{CudaDevice, KvType, ROWS_MAX, Rows, kv_name};
-use crate::model::plan::{ExpertLinear, Hidden, Join, Linear, Matrix, NormOp, Op, Qkv, RopeOp, TensorId};
-use crate::model::spec::{Gating, Norm, RopeStyle};
+use super::sizes::Area;
+use super::{CudaDevice, ROWS_MAX, Rows};
+use crate::model::plan::{
+    ExpertLinear, Hidden, Join, Linear, Matrix, NormOp, Op, Qkv, TensorId,
+};
+use crate::model::spec::Gating;
 
 /// Multiplications that are enqueued before an event is recorded, about: some milliseconds of work.
 const GROUP_MACS: u64 = 400_000_000_000;
-
-/// The heads of a layer.
-#[derive(Clone, Copy, Debug)]
-struct Heads {
-    layer: usize,
-    n: usize,
-    n_kv: usize,
-    dim: usize,
-}
-
-/// Which scores attention keeps and how it changes them.
-#[derive(Clone, Copy, Debug)]
-struct Scores {
-    scale: f32,
-    window: Option<usize>,
-    sinks: Option<TensorId>,
-    softcap: Option<f32>,
-}
 
 impl CudaDevice {
     pub(super) fn at(&self, area: Area) -> Address {
@@ -49,23 +33,24 @@ impl CudaDevice {
         id.map_or(0, |id| self.tensor(id))
     }
 
-    /// Where the frequencies of a rotary embedding lie.
-    fn frequencies(&self, rope: &RopeOp) -> Address {
-        let found = self.sizes.ropes.iter().find(|(r, _)| r == rope);
-        found.map_or(0, |(_, at)| self.weights_buffer.at() + *at as u64)
-    }
-
     /// Records a step of one token.
     pub(super) fn capture(&mut self) -> Result<(), DriverError> {
         self.stream.wait()?;
         let mut all = 0..self.plan.ops.len();
-        let graph = self.stream.capture(|| all.try_for_each(|op| self.run_op(op, 1, Rows::Last)))?;
+        let graph = self
+            .stream
+            .capture(|| all.try_for_each(|op| self.run_op(op, 1, Rows::Last)))?;
         self.graph = Some(graph);
         Ok(())
     }
 
     /// Enqueues operations from `first` on, some milliseconds' worth; the one that is next.
-    pub(super) fn run_group(&self, first: usize, tokens: usize, rows: Rows) -> Result<usize, DriverError> {
+    pub(super) fn run_group(
+        &self,
+        first: usize,
+        tokens: usize,
+        rows: Rows,
+    ) -> Result<usize, DriverError> {
         let mut macs = 0;
         let mut op = first;
         while op < self.plan.ops.len() && macs < GROUP_MACS {
@@ -82,12 +67,26 @@ impl CudaDevice {
         let of_experts = |e: &ExpertLinear| (e.rows * e.cols) as u64;
         match op {
             Op::Embed { .. } | Op::Head { .. } => 0,
-            Op::AttnIn { qkv: Qkv::Separate { q, k, v }, .. } => of(q) + of(k) + of(v),
-            Op::AttnIn { qkv: Qkv::Fused(all), .. } => of(all),
-            Op::Attend { n_heads, head_dim, .. } => (n_heads * head_dim * self.sizes.pages * 256) as u64,
+            Op::AttnIn {
+                qkv: Qkv::Separate { q, k, v },
+                ..
+            } => of(q) + of(k) + of(v),
+            Op::AttnIn {
+                qkv: Qkv::Fused(all),
+                ..
+            } => of(all),
+            Op::Attend {
+                n_heads, head_dim, ..
+            } => (n_heads * head_dim * self.sizes.pages * 256) as u64,
             Op::AttnOut { proj, .. } => of(proj),
-            Op::FfnIn { hidden: Hidden::Gated { gate, up, .. }, .. } => of(gate) + of(up),
-            Op::FfnIn { hidden: Hidden::GatedFused { gate_up: l, .. } | Hidden::Plain { up: l, .. }, .. } => of(l),
+            Op::FfnIn {
+                hidden: Hidden::Gated { gate, up, .. },
+                ..
+            } => of(gate) + of(up),
+            Op::FfnIn {
+                hidden: Hidden::GatedFused { gate_up: l, .. } | Hidden::Plain { up: l, .. },
+                ..
+            } => of(l),
             Op::FfnOut { down, .. } => of(down),
             Op::Route { router, .. } => of(router),
             // each token reads its experts' weights anew: they count many times over
@@ -99,30 +98,96 @@ impl CudaDevice {
     /// The residual stream as input.
     fn stream(&self, norm: Option<NormOp>) -> Input {
         let n_embd = self.plan.n_embd;
-        Input { x: self.at(Area::X), stride: n_embd, width: n_embd, norm }
+        Input {
+            x: self.at(Area::X),
+            stride: n_embd,
+            width: n_embd,
+            norm,
+        }
     }
 
     fn run_op(&self, op: usize, n: usize, rows: Rows) -> Result<(), DriverError> {
         match &self.plan.ops[op] {
-            Op::Embed { table, scale, positions } => self.embed(*table, *scale, *positions, n),
-            Op::AttnIn { layer, norm, qkv, n_heads, n_kv_heads, head_dim, q_norm, k_norm, rope } => {
-                let heads = Heads { layer: *layer, n: *n_heads, n_kv: *n_kv_heads, dim: *head_dim };
+            Op::Embed {
+                table,
+                scale,
+                positions,
+            } => self.embed(*table, *scale, *positions, n),
+            Op::AttnIn {
+                layer,
+                norm,
+                qkv,
+                n_heads,
+                n_kv_heads,
+                head_dim,
+                q_norm,
+                k_norm,
+                rope,
+            } => {
+                let heads = Heads {
+                    layer: *layer,
+                    n: *n_heads,
+                    n_kv: *n_kv_heads,
+                    dim: *head_dim,
+                };
                 self.project(n, self.stream(*norm), &self.qkv(qkv, heads), Finish::SET)?;
                 self.rope_append(heads, (*q_norm, *k_norm), rope.as_ref(), n)
             }
-            Op::Attend { layer, n_heads, n_kv_heads, head_dim, scale, window, sinks, softcap } => {
-                let heads = Heads { layer: *layer, n: *n_heads, n_kv: *n_kv_heads, dim: *head_dim };
-                let scores = Scores { scale: *scale, window: *window, sinks: *sinks, softcap: *softcap };
+            Op::Attend {
+                layer,
+                n_heads,
+                n_kv_heads,
+                head_dim,
+                scale,
+                window,
+                sinks,
+                softcap,
+            } => {
+                let heads = Heads {
+                    layer: *layer,
+                    n: *n_heads,
+                    n_kv: *n_kv_heads,
+                    dim: *head_dim,
+                };
+                let scores = Scores {
+                    scale: *scale,
+                    window: *window,
+                    sinks: *sinks,
+                    softcap: *softcap,
+                };
                 self.attend(heads, scores, n)
             }
             Op::AttnOut { proj, join } => self.join(n, Area::Heads, proj, join),
-            Op::FfnIn { norm, hidden, share } => self.ffn_in(n, *norm, hidden, *share),
+            Op::FfnIn {
+                norm,
+                hidden,
+                share,
+            } => self.ffn_in(n, *norm, hidden, *share),
             Op::FfnOut { down, join } => self.join(n, Area::Hidden, down, join),
-            Op::Route { norm, router, n_used, gating, scale } => self.route(n, *norm, router, (*n_used, *gating, *scale)),
-            Op::ExpertsIn { gate, up, activation: a } => {
-                let from = Input { x: self.at(Area::Normed), ..self.stream(None) };
+            Op::Route {
+                norm,
+                router,
+                n_used,
+                gating,
+                scale,
+            } => self.route(n, *norm, router, (*n_used, *gating, *scale)),
+            Op::ExpertsIn {
+                gate,
+                up,
+                activation: a,
+            } => {
+                let from = Input {
+                    x: self.at(Area::Normed),
+                    ..self.stream(None)
+                };
                 let parts = [gate, up].map(|e| self.expert_part(e, self.at(Area::ExpertHidden)));
-                self.experts(n, from, &parts, Finish::gated(activation(*a)), self.used(op))
+                self.experts(
+                    n,
+                    from,
+                    &parts,
+                    Finish::gated(activation(*a)),
+                    self.used(op),
+                )
             }
             Op::ExpertsOut { down, join } => self.experts_out(n, down, join, self.used(op)),
             Op::Head { .. } => match rows {
@@ -133,7 +198,13 @@ impl CudaDevice {
         }
     }
 
-    fn embed(&self, table: Matrix, scale: f32, positions: Option<Matrix>, n: usize) -> Result<(), DriverError> {
+    fn embed(
+        &self,
+        table: Matrix,
+        scale: f32,
+        positions: Option<Matrix>,
+        n: usize,
+    ) -> Result<(), DriverError> {
         let one = |table: Matrix, scale: f32, add: u32| {
             let args = Embed {
                 table: self.rows_from(table.tensor, 0),
@@ -146,7 +217,16 @@ impl CudaDevice {
             };
             let kind = self.weights.get(table.tensor).kind;
             let blocks = (table.cols.div_ceil(8 * 64) as u32, n as u32, 1);
-            self.kernels.embed(kind, &self.stream, Grid { blocks, threads: 64, shared_bytes: 0 }, &args)
+            self.kernels.embed(
+                kind,
+                &self.stream,
+                Grid {
+                    blocks,
+                    threads: 64,
+                    shared_bytes: 0,
+                },
+                &args,
+            )
         };
         one(table, scale, 0)?;
         positions.map_or(Ok(()), |positions| one(positions, 1.0, 1))
@@ -157,9 +237,12 @@ impl CudaDevice {
         let (q, kv) = (heads.n * heads.dim, heads.n_kv * heads.dim);
         let to = |area, width| (self.at(area), width);
         match qkv {
-            Qkv::Separate { q: a, k: b, v: c } => {
-                [(a, to(Area::Q, q)), (b, to(Area::K, kv)), (c, to(Area::V, kv))].map(|(l, to)| Part::whole(l, to))
-            }
+            Qkv::Separate { q: a, k: b, v: c } => [
+                (a, to(Area::Q, q)),
+                (b, to(Area::K, kv)),
+                (c, to(Area::V, kv)),
+            ]
+            .map(|(l, to)| Part::whole(l, to)),
             Qkv::Fused(all) => [
                 Part::rows(all, 0..q, to(Area::Q, q)),
                 Part::rows(all, q..q + kv, to(Area::K, kv)),
@@ -171,19 +254,28 @@ impl CudaDevice {
     /// x += scale × norm(proj · from + bias).
     fn join(&self, n: usize, from: Area, proj: &Linear, join: &Join) -> Result<(), DriverError> {
         let (width, n_embd) = (proj.matrix.cols, self.plan.n_embd);
-        let from = Input { x: self.at(from), stride: width, width, norm: None };
+        let from = Input {
+            x: self.at(from),
+            stride: width,
+            width,
+            norm: None,
+        };
         let Some(norm) = join.norm else {
             let part = Part::whole(proj, (self.at(Area::X), n_embd));
             return self.project(n, from, &[part], Finish::add(join.scale));
         };
         let added = self.at(Area::Added);
         self.project(n, from, &[Part::whole(proj, (added, n_embd))], Finish::SET)?;
-        let args = NormRows { scale: join.scale, add: 1, ..self.norm_args(added, self.at(Area::X), &norm) };
+        let args = NormRows {
+            scale: join.scale,
+            add: 1,
+            ..self.norm_args(added, self.at(Area::X), &norm)
+        };
         self.kernels.norm_rows(&self.stream, n, &args)
     }
 
     /// Rows of `norm.len` values, one after another.
-    fn norm_args(&self, x: Address, out: Address, norm: &NormOp) -> NormRows {
+    pub(super) fn norm_args(&self, x: Address, out: Address, norm: &NormOp) -> NormRows {
         let (kind, eps) = norm_numbers(norm.norm);
         NormRows {
             x,
@@ -201,176 +293,143 @@ impl CudaDevice {
         }
     }
 
-    fn ffn_in(&self, n: usize, norm: Option<NormOp>, hidden: &Hidden, share: Option<TensorId>) -> Result<(), DriverError> {
+    fn ffn_in(
+        &self,
+        n: usize,
+        norm: Option<NormOp>,
+        hidden: &Hidden,
+        share: Option<TensorId>,
+    ) -> Result<(), DriverError> {
         let width = hidden.n_ff();
         let (to, second) = ((self.at(Area::Hidden), width), (self.at(Area::Up), width));
         let from = self.stream(norm);
         match hidden {
-            Hidden::Gated { gate, up, activation: a } => {
-                self.gated(n, from, [Part::whole(gate, to), Part::whole(up, second)], activation(*a))?;
+            Hidden::Gated {
+                gate,
+                up,
+                activation: a,
+            } => {
+                self.gated(
+                    n,
+                    from,
+                    [Part::whole(gate, to), Part::whole(up, second)],
+                    activation(*a),
+                )?;
             }
-            Hidden::GatedFused { gate_up, activation: a } => {
-                let parts = [Part::rows(gate_up, 0..width, to), Part::rows(gate_up, width..2 * width, second)];
+            Hidden::GatedFused {
+                gate_up,
+                activation: a,
+            } => {
+                let parts = [
+                    Part::rows(gate_up, 0..width, to),
+                    Part::rows(gate_up, width..2 * width, second),
+                ];
                 self.gated(n, from, parts, activation(*a))?;
             }
             Hidden::Plain { up, activation: a } => {
-                self.project(n, from, &[Part::whole(up, to)], Finish::plain(activation(*a)))?;
+                self.project(
+                    n,
+                    from,
+                    &[Part::whole(up, to)],
+                    Finish::plain(activation(*a)),
+                )?;
             }
         }
         let Some(share) = share else {
             return Ok(());
         };
-        let mut args = NormRows { out_stride: width as u32, out: to.0, x: from.x, ..NormRows::zeroed() };
+        let mut args = NormRows {
+            out_stride: width as u32,
+            out: to.0,
+            x: from.x,
+            ..NormRows::zeroed()
+        };
         (args.width, args.x_stride) = (from.width as u32, from.stride as u32);
         if let Some(norm) = norm {
             (args.norm, args.eps) = norm_numbers(norm.norm);
             (args.weight, args.bias) = (self.tensor(norm.weight), self.optional(norm.bias));
         }
-        self.kernels.share_rows(&self.stream, n, &args, self.tensor(share))
+        self.kernels
+            .share_rows(&self.stream, n, &args, self.tensor(share))
     }
 
     /// Logits of some rows of the residual stream, at most [`ROWS_MAX`].
     pub(super) fn head_rows(&self, first: usize, n: usize) -> Result<(), DriverError> {
-        let Some(Op::Head { norm, logits, scale, softcap }) = self.plan.ops.last() else {
+        let Some(Op::Head {
+            norm,
+            logits,
+            scale,
+            softcap,
+        }) = self.plan.ops.last()
+        else {
             return Ok(());
         };
         let mut from = self.stream(Some(*norm));
         from.x += (first * self.plan.n_embd * 4) as u64;
         let part = Part::whole(logits, (self.at(Area::Logits), logits.matrix.rows));
-        self.project(n, from, &[part], Finish { scale: *scale, softcap: softcap.unwrap_or(0.0), ..Finish::SET })
-    }
-
-    fn rope_append(&self, heads: Heads, norms: (Option<NormOp>, Option<NormOp>), rope: Option<&RopeOp>, n: usize) -> Result<(), DriverError> {
-        let Heads { layer, n: n_heads, n_kv, dim } = heads;
-        let (q, k) = (self.at(Area::Q), self.at(Area::K));
-        // a norm of each head goes with the rotation; one of all heads together goes before it
-        let within = |norm: Option<NormOp>, x: Address, count: usize| match norm {
-            Some(NormOp { norm: Norm::Rms { eps }, weight, bias: None, len }) if len == dim => Ok((self.tensor(weight), eps)),
-            Some(norm) => {
-                let rows = n * count * dim / norm.len;
-                self.kernels.norm_rows(&self.stream, rows, &self.norm_args(x, x, &norm)).map(|()| (0, 0.0))
-            }
-            None => Ok((0, 0.0)),
-        };
-        let (q_norm, q_eps) = within(norms.0, q, n_heads)?;
-        let (k_norm, k_eps) = within(norms.1, k, n_kv)?;
-        let args = Rope {
-            step: self.at(Area::Step),
-            q,
-            k,
-            v: self.at(Area::V),
-            pool: self.pool.at(),
-            page_elements: self.sizes.page_elements as u64,
-            layer_offset: self.sizes.layers_at[layer] as u64,
-            q_norm,
-            k_norm,
-            frequencies: rope.map_or(0, |rope| self.frequencies(rope)),
-            n_heads: n_heads as u32,
-            n_kv_heads: n_kv as u32,
-            head_dim: dim as u32,
-            wide: wide(dim) as u32,
-            q_stride: (n_heads * dim) as u32,
-            kv_stride: (n_kv * dim) as u32,
-            dims: rope.map_or(0, |rope| rope.rope.dims as u32),
-            halves: rope.map_or(0, |rope| match rope.style() {
-                RopeStyle::Interleaved => 0,
-                RopeStyle::Halves => 1,
-            }),
-            magnitude: rope.map_or(1.0, RopeOp::magnitude),
-            eps: q_eps.max(k_eps),
-        };
-        let threads = (dim.div_ceil(2).next_multiple_of(32)).clamp(32, 256) as u32;
-        let grid = Grid { blocks: ((n_heads + 2 * n_kv) as u32, n as u32, 1), threads, shared_bytes: dim * 4 };
-        self.kernels.rope_append(kv_name(self.kv), &self.stream, grid, &args)
-    }
-
-    fn attend(&self, heads: Heads, scores: Scores, n: usize) -> Result<(), DriverError> {
-        if n > ROWS_MAX && ATTEND_MANY_WIDTHS.contains(&heads.dim) && self.kv == KvType::F16 {
-            return self.attend_many(heads, scores, n);
-        }
-        (0..n).step_by(ROWS_MAX).try_for_each(|first| self.attend_few(heads, scores, first, ROWS_MAX.min(n - first)))
-    }
-
-    fn attend_many(&self, heads: Heads, scores: Scores, n: usize) -> Result<(), DriverError> {
-        let stride = (heads.n * heads.dim) as u32;
-        let args = AttendMany {
-            step: self.at(Area::Step),
-            q: self.at(Area::Q),
-            pool: self.pool.at(),
-            out: self.at(Area::Heads),
-            sinks: self.optional(scores.sinks),
-            page_elements: self.sizes.page_elements as u64,
-            layer_offset: self.sizes.layers_at[heads.layer] as u64,
-            n_heads: heads.n as u32,
-            n_kv_heads: heads.n_kv as u32,
-            q_stride: stride,
-            out_stride: stride,
-            window: scores.window.unwrap_or(0) as u32,
-            scale: scores.scale,
-            softcap: scores.softcap.unwrap_or(0.0),
-            end: 0,
-        };
-        let shared_bytes = 3 * 64 * (heads.dim + 8) * 2;
-        let grid = Grid { blocks: (n.div_ceil(64) as u32, heads.n as u32, 1), threads: 128, shared_bytes };
-        self.kernels.attend_many(heads.dim, &self.stream, grid, &args)
-    }
-
-    fn attend_few(&self, heads: Heads, scores: Scores, first: usize, n: usize) -> Result<(), DriverError> {
-        let (group, stride) = (heads.n / heads.n_kv, heads.n * heads.dim);
-        let moved = (first * stride * 4) as u64;
-        let args = Attend {
-            step: self.at(Area::Step),
-            q: self.at(Area::Q) + moved,
-            pool: self.pool.at(),
-            partial: self.at(Area::Partial),
-            out: self.at(Area::Heads) + moved,
-            sinks: self.optional(scores.sinks),
-            arrived: self.at(Area::Arrived),
-            page_elements: self.sizes.page_elements as u64,
-            layer_offset: self.sizes.layers_at[heads.layer] as u64,
-            n_heads: heads.n as u32,
-            n_kv_heads: heads.n_kv as u32,
-            head_dim: heads.dim as u32,
-            wide: wide(heads.dim) as u32,
-            q_stride: stride as u32,
-            out_stride: stride as u32,
-            max_splits: self.sizes.splits() as u32,
-            window: scores.window.unwrap_or(0) as u32,
-            scale: scores.scale,
-            softcap: scores.softcap.unwrap_or(0.0),
-            first_token: first as u32,
-            end: 0,
-        };
-        let built_for = ATTEND_GROUPS.into_iter().find(|g| *g >= group).unwrap_or(group);
-        let splits = self.sizes.splits().min((2 * self.multiprocessors).div_ceil(heads.n_kv));
-        let shared_bytes = (group * wide(heads.dim) + group * SPLIT + 8 * built_for + group * 8 * SPLIT) * 4;
-        let grid = Grid { blocks: (heads.n_kv as u32, splits as u32, n as u32), threads: SPLIT as u32, shared_bytes };
-        self.kernels.attend(kv_name(self.kv), built_for, &self.stream, grid, &args)
+        self.project(
+            n,
+            from,
+            &[part],
+            Finish {
+                scale: *scale,
+                softcap: softcap.unwrap_or(0.0),
+                ..Finish::SET
+            },
+        )
     }
 
     /// Experts that a token goes through, as the layer's `Route` before says.
     fn used(&self, op: usize) -> usize {
         let before = self.plan.ops[..op].iter().rev();
-        let used = |op: &Op| if let Op::Route { n_used, .. } = op { Some(*n_used) } else { None };
+        let used = |op: &Op| {
+            if let Op::Route { n_used, .. } = op {
+                Some(*n_used)
+            } else {
+                None
+            }
+        };
         before.into_iter().find_map(used).unwrap_or(1)
     }
 
     /// Which experts each token goes to, and norm(x) for them. The router is always multiplied in f32: a choice has no tolerance.
-    fn route(&self, n: usize, norm: Option<NormOp>, router: &Linear, (n_used, gating, scale): (usize, Gating, f32)) -> Result<(), DriverError> {
+    fn route(
+        &self,
+        n: usize,
+        norm: Option<NormOp>,
+        router: &Linear,
+        (n_used, gating, scale): (usize, Gating, f32),
+    ) -> Result<(), DriverError> {
         let (n_embd, n_experts) = (self.plan.n_embd, router.matrix.rows);
         let (x, normed) = (self.at(Area::X), self.at(Area::Normed));
         let args = match norm {
             Some(norm) => self.norm_args(x, normed, &norm),
             None => {
                 let width = n_embd as u32;
-                NormRows { x, out: normed, width, x_stride: width, out_stride: width, scale: 1.0, ..NormRows::zeroed() }
+                NormRows {
+                    x,
+                    out: normed,
+                    width,
+                    x_stride: width,
+                    out_stride: width,
+                    scale: 1.0,
+                    ..NormRows::zeroed()
+                }
             }
         };
         self.kernels.norm_rows(&self.stream, n, &args)?;
         for first in (0..n).step_by(ROWS_MAX) {
-            let from = Input { x: normed + (first * n_embd * 4) as u64, ..self.stream(None) };
+            let from = Input {
+                x: normed + (first * n_embd * 4) as u64,
+                ..self.stream(None)
+            };
             let to = self.at(Area::Router) + (first * n_experts * 4) as u64;
-            self.project(ROWS_MAX.min(n - first), from, &[Part::whole(router, (to, n_experts))], Finish::SET)?;
+            self.project(
+                ROWS_MAX.min(n - first),
+                from,
+                &[Part::whole(router, (to, n_experts))],
+                Finish::SET,
+            )?;
         }
         let args = Route {
             logits: self.at(Area::Router),
@@ -390,8 +449,19 @@ impl CudaDevice {
         self.kernels.route(&self.stream, &args)
     }
 
-    fn experts_out(&self, n: usize, down: &ExpertLinear, join: &Join, n_used: usize) -> Result<(), DriverError> {
-        let from = Input { x: self.at(Area::ExpertHidden), stride: down.cols, width: down.cols, norm: None };
+    fn experts_out(
+        &self,
+        n: usize,
+        down: &ExpertLinear,
+        join: &Join,
+        n_used: usize,
+    ) -> Result<(), DriverError> {
+        let from = Input {
+            x: self.at(Area::ExpertHidden),
+            stride: down.cols,
+            width: down.cols,
+            norm: None,
+        };
         let part = self.expert_part(down, self.at(Area::ExpertAdded));
         self.experts_of_slots(n * n_used, from, &part)?;
         let args = Combine {

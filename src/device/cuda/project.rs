@@ -6,9 +6,11 @@ use std::ops::Range;
 use bytemuck::Zeroable;
 use cudarc::driver::DriverError;
 
+use super::args::{
+    Address, Matmul, Matvec, NormRows, Segment, WeightRows, epilogue, norm_kind,
+};
 use super::launch::{
-    ATTEND_GROUPS, ATTEND_MANY_WIDTHS, Address, Grid, Kernels, MATVEC_THREADS, MATVEC_TOKENS, Matmul, Matvec, NormRows,
-    Segment, WeightRows, epilogue, matvec_name, norm_kind,
+    ATTEND_GROUPS, ATTEND_MANY_WIDTHS, Grid, Kernels, MATVEC_THREADS, MATVEC_TOKENS, matvec_name,
 };
 use super::sizes::{Area, HALF_COLS_STEP};
 use super::{CudaDevice, KvType, ROWS_MAX, kv_name};
@@ -42,7 +44,11 @@ impl Part {
     }
 
     /// Some rows.
-    pub(super) fn rows(linear: &Linear, rows: Range<usize>, (out, out_stride): (Address, usize)) -> Self {
+    pub(super) fn rows(
+        linear: &Linear,
+        rows: Range<usize>,
+        (out, out_stride): (Address, usize),
+    ) -> Self {
         Self {
             tensor: linear.matrix.tensor,
             cols: linear.matrix.cols,
@@ -78,18 +84,35 @@ pub(super) struct Finish {
 }
 
 impl Finish {
-    pub(super) const SET: Self = Self { epilogue: epilogue::SET, activation: (0, 0.0, 0.0), scale: 1.0, softcap: 0.0 };
+    pub(super) const SET: Self = Self {
+        epilogue: epilogue::SET,
+        activation: (0, 0.0, 0.0),
+        scale: 1.0,
+        softcap: 0.0,
+    };
 
     pub(super) fn add(scale: f32) -> Self {
-        Self { epilogue: epilogue::ADD, scale, ..Self::SET }
+        Self {
+            epilogue: epilogue::ADD,
+            scale,
+            ..Self::SET
+        }
     }
 
     pub(super) fn gated(activation: ActivationNumbers) -> Self {
-        Self { epilogue: epilogue::GATED, activation, ..Self::SET }
+        Self {
+            epilogue: epilogue::GATED,
+            activation,
+            ..Self::SET
+        }
     }
 
     pub(super) fn plain(activation: ActivationNumbers) -> Self {
-        Self { epilogue: epilogue::PLAIN, activation, ..Self::SET }
+        Self {
+            epilogue: epilogue::PLAIN,
+            activation,
+            ..Self::SET
+        }
     }
 }
 
@@ -112,11 +135,25 @@ pub(super) fn norm_numbers(norm: Norm) -> (u32, f32) {
 }
 
 /// Finds every kernel that the plan will launch.
-pub fn prepare(kernels: &mut Kernels, plan: &Plan, weights: &Weights, kv: KvType) -> Result<(), DriverError> {
+pub fn prepare(
+    kernels: &mut Kernels,
+    plan: &Plan,
+    weights: &Weights,
+    kv: KvType,
+) -> Result<(), DriverError> {
     let is_matrix = |shape: Shape| matches!(shape, Shape::Matrix(..) | Shape::Matrices(..));
-    let of_matrices = plan.tensors.iter().enumerate().filter(|(_, t)| is_matrix(t.shape));
-    let kinds: BTreeSet<&str> = of_matrices.map(|(i, _)| weights.get(TensorId(i)).kind.name()).collect();
-    for kind in TensorType::ALL.into_iter().filter(|k| kinds.contains(k.name())) {
+    let of_matrices = plan
+        .tensors
+        .iter()
+        .enumerate()
+        .filter(|(_, t)| is_matrix(t.shape));
+    let kinds: BTreeSet<&str> = of_matrices
+        .map(|(i, _)| weights.get(TensorId(i)).kind.name())
+        .collect();
+    for kind in TensorType::ALL
+        .into_iter()
+        .filter(|k| kinds.contains(k.name()))
+    {
         for tokens in MATVEC_TOKENS {
             kernels.prepare(&matvec_name(kind, tokens))?;
         }
@@ -131,7 +168,17 @@ pub fn prepare(kernels: &mut Kernels, plan: &Plan, weights: &Weights, kv: KvType
         kernels.prepare(&format!("attend_many_{width}"))?;
     }
     kernels.prepare(&format!("rope_append_{kv}"))?;
-    for name in ["norm_rows", "norm_half", "share_rows", "gate_rows", "split", "choose_parts", "choose", "route", "combine"] {
+    for name in [
+        "norm_rows",
+        "norm_half",
+        "share_rows",
+        "gate_rows",
+        "split",
+        "choose_parts",
+        "choose",
+        "route",
+        "combine",
+    ] {
         kernels.prepare(name)?;
     }
     Ok(())
@@ -156,20 +203,35 @@ impl CudaDevice {
     }
 
     /// Multiplies; neighbouring parts of the same type together.
-    pub(super) fn project(&self, n: usize, from: Input, parts: &[Part], finish: Finish) -> Result<(), DriverError> {
+    pub(super) fn project(
+        &self,
+        n: usize,
+        from: Input,
+        parts: &[Part],
+        finish: Finish,
+    ) -> Result<(), DriverError> {
         if n > ROWS_MAX {
             self.to_half(n, from)?;
         }
         let mut rest = parts;
         while let Some(first) = rest.first() {
-            let same = rest.iter().take_while(|p| self.kind(p) == self.kind(first)).count();
+            let same = rest
+                .iter()
+                .take_while(|p| self.kind(p) == self.kind(first))
+                .count();
             self.project_same(n, from, &rest[..same], finish)?;
             rest = &rest[same..];
         }
         Ok(())
     }
 
-    fn project_same(&self, n: usize, from: Input, parts: &[Part], finish: Finish) -> Result<(), DriverError> {
+    fn project_same(
+        &self,
+        n: usize,
+        from: Input,
+        parts: &[Part],
+        finish: Finish,
+    ) -> Result<(), DriverError> {
         if n > ROWS_MAX {
             return self.matmul(n, from, parts, finish);
         }
@@ -178,8 +240,14 @@ impl CudaDevice {
         let mut first = 0;
         while first < n {
             let now = at_once.min(n - first);
-            let input = Input { x: from.x + (first * from.stride * 4) as u64, ..from };
-            let moved = |p: &Part| Part { out: p.out + (first * p.out_stride * 4) as u64, ..*p };
+            let input = Input {
+                x: from.x + (first * from.stride * 4) as u64,
+                ..from
+            };
+            let moved = |p: &Part| Part {
+                out: p.out + (first * p.out_stride * 4) as u64,
+                ..*p
+            };
             let parts: Vec<Part> = parts.iter().map(moved).collect();
             self.matvec(now, input, &parts, finish)?;
             first += now;
@@ -188,19 +256,40 @@ impl CudaDevice {
     }
 
     /// activation(gate, up): at once where both have the same type, otherwise after both.
-    pub(super) fn gated(&self, n: usize, from: Input, parts: [Part; 2], activation: ActivationNumbers) -> Result<(), DriverError> {
+    pub(super) fn gated(
+        &self,
+        n: usize,
+        from: Input,
+        parts: [Part; 2],
+        activation: ActivationNumbers,
+    ) -> Result<(), DriverError> {
         let [gate, up] = &parts;
         if self.kind(gate) == self.kind(up) {
             return self.project(n, from, &parts, Finish::gated(activation));
         }
         self.project(n, from, &parts, Finish::SET)?;
-        self.kernels.gate_rows(&self.stream, (gate.out, up.out), (n * gate.rows) as u64, activation)
+        self.kernels.gate_rows(
+            &self.stream,
+            (gate.out, up.out),
+            (n * gate.rows) as u64,
+            activation,
+        )
     }
 
-    fn matvec(&self, n: usize, from: Input, parts: &[Part], finish: Finish) -> Result<(), DriverError> {
+    fn matvec(
+        &self,
+        n: usize,
+        from: Input,
+        parts: &[Part],
+        finish: Finish,
+    ) -> Result<(), DriverError> {
         let (args, grid) = self.matvec_args(n, from, parts, finish);
-        let tokens = MATVEC_TOKENS.into_iter().find(|t| *t >= n).unwrap_or(ROWS_MAX);
-        self.kernels.matvec(self.kind(&parts[0]), tokens, &self.stream, grid, &args)
+        let tokens = MATVEC_TOKENS
+            .into_iter()
+            .find(|t| *t >= n)
+            .unwrap_or(ROWS_MAX);
+        self.kernels
+            .matvec(self.kind(&parts[0]), tokens, &self.stream, grid, &args)
     }
 
     fn matvec_args(&self, n: usize, from: Input, parts: &[Part], finish: Finish) -> (Matvec, Grid) {
@@ -214,7 +303,8 @@ impl CudaDevice {
         (args.x, args.x_stride) = (from.x, from.stride as u32);
         if let Some(norm) = from.norm {
             (args.norm, args.eps) = norm_numbers(norm.norm);
-            (args.norm_weight, args.norm_bias) = (self.tensor(norm.weight), self.optional(norm.bias));
+            (args.norm_weight, args.norm_bias) =
+                (self.tensor(norm.weight), self.optional(norm.bias));
         }
         (args.epilogue, args.scale, args.softcap) = (finish.epilogue, finish.scale, finish.softcap);
         (args.activation, args.alpha, args.limit) = finish.activation;
@@ -226,16 +316,25 @@ impl CudaDevice {
         let a_block = MATVEC_THREADS / 32;
         // two blocks a multiprocessor where there is work for them and room
         let few = items <= self.multiprocessors * a_block;
-        let resident = if few || n > 1 || shared_bytes > 100 * 1024 { 1 } else { 2 };
+        let resident = if few || n > 1 || shared_bytes > 100 * 1024 {
+            1
+        } else {
+            2
+        };
         let blocks = items.min(self.multiprocessors * resident);
-        (args, Grid::line(blocks, MATVEC_THREADS as u32, shared_bytes))
+        (
+            args,
+            Grid::line(blocks, MATVEC_THREADS as u32, shared_bytes),
+        )
     }
 
     fn segment(&self, part: &Part) -> Segment {
         Segment {
             weights: self.rows_from(part.tensor, part.first_row),
             out: part.out,
-            bias: part.bias.map_or(0, |id| self.tensor(id) + (part.first_row * 4) as u64),
+            bias: part
+                .bias
+                .map_or(0, |id| self.tensor(id) + (part.first_row * 4) as u64),
             rows: part.rows as u32,
             out_stride: part.out_stride as u32,
         }
@@ -261,7 +360,13 @@ impl CudaDevice {
         self.kernels.norm_half(&self.stream, n, &args)
     }
 
-    fn matmul(&self, n: usize, from: Input, parts: &[Part], finish: Finish) -> Result<(), DriverError> {
+    fn matmul(
+        &self,
+        n: usize,
+        from: Input,
+        parts: &[Part],
+        finish: Finish,
+    ) -> Result<(), DriverError> {
         let mut args = Matmul::zeroed();
         for (segment, part) in args.segments.iter_mut().zip(parts) {
             *segment = self.segment(part);
@@ -279,36 +384,78 @@ impl CudaDevice {
         let kind = self.kind(&parts[0]);
         let pass = if pad_columns(kind) == 128 { 128 } else { 64 };
         let shared_bytes = 2 * (128 + 128) * (pass + 8) * 2;
-        let grid = Grid { blocks: (n.div_ceil(128) as u32, tiles as u32, 1), threads: 256, shared_bytes };
+        let grid = Grid {
+            blocks: (n.div_ceil(128) as u32, tiles as u32, 1),
+            threads: 256,
+            shared_bytes,
+        };
         self.kernels.matmul(kind, &self.stream, grid, &args)
     }
 
     /// A projection of each expert; its results lie slot by slot.
     pub(super) fn expert_part(&self, e: &ExpertLinear, out: Address) -> Part {
-        Part { tensor: e.tensor, cols: e.cols, first_row: 0, rows: e.rows, bias: e.bias, out, out_stride: e.rows }
+        Part {
+            tensor: e.tensor,
+            cols: e.cols,
+            first_row: 0,
+            rows: e.rows,
+            bias: e.bias,
+            out,
+            out_stride: e.rows,
+        }
     }
 
     /// Every token through its experts: slot s is of token s / n_used.
-    pub(super) fn experts(&self, n: usize, from: Input, parts: &[Part; 2], finish: Finish, n_used: usize) -> Result<(), DriverError> {
+    pub(super) fn experts(
+        &self,
+        n: usize,
+        from: Input,
+        parts: &[Part; 2],
+        finish: Finish,
+        n_used: usize,
+    ) -> Result<(), DriverError> {
         if self.kind(&parts[0]) == self.kind(&parts[1]) {
             return self.slots(n * n_used, n_used, from, parts, finish);
         }
         let [gate, up] = *parts;
-        let up = Part { out: self.at(Area::ExpertAdded), ..up };
+        let up = Part {
+            out: self.at(Area::ExpertAdded),
+            ..up
+        };
         self.slots(n * n_used, n_used, from, &[gate], Finish::SET)?;
         self.slots(n * n_used, n_used, from, &[up], Finish::SET)?;
-        self.kernels.gate_rows(&self.stream, (gate.out, up.out), (n * n_used * gate.rows) as u64, finish.activation)
+        self.kernels.gate_rows(
+            &self.stream,
+            (gate.out, up.out),
+            (n * n_used * gate.rows) as u64,
+            finish.activation,
+        )
     }
 
     /// Every slot's own row through its expert.
-    pub(super) fn experts_of_slots(&self, slots: usize, from: Input, part: &Part) -> Result<(), DriverError> {
+    pub(super) fn experts_of_slots(
+        &self,
+        slots: usize,
+        from: Input,
+        part: &Part,
+    ) -> Result<(), DriverError> {
         self.slots(slots, 1, from, &[*part], Finish::SET)
     }
 
-    fn slots(&self, slots: usize, slots_a_token: usize, from: Input, parts: &[Part], finish: Finish) -> Result<(), DriverError> {
+    fn slots(
+        &self,
+        slots: usize,
+        slots_a_token: usize,
+        from: Input,
+        parts: &[Part],
+        finish: Finish,
+    ) -> Result<(), DriverError> {
         let a_launch = SLOTS_MAX - SLOTS_MAX % slots_a_token;
         for first in (0..slots).step_by(a_launch) {
-            let input = Input { x: from.x + (first / slots_a_token * from.stride * 4) as u64, ..from };
+            let input = Input {
+                x: from.x + (first / slots_a_token * from.stride * 4) as u64,
+                ..from
+            };
             let (mut args, mut grid) = self.matvec_args(1, input, parts, finish);
             for (segment, part) in args.segments.iter_mut().zip(parts) {
                 segment.out += (first * part.out_stride * 4) as u64;
@@ -317,8 +464,14 @@ impl CudaDevice {
             args.slots_a_token = slots_a_token as u32;
             let now = a_launch.min(slots - first);
             // the slots share the multiprocessors
-            grid.blocks = ((grid.blocks.0 as usize).min((2 * self.multiprocessors).div_ceil(now).max(8)) as u32, now as u32, 1);
-            self.kernels.matvec(self.kind(&parts[0]), 1, &self.stream, grid, &args)?;
+            grid.blocks = (
+                (grid.blocks.0 as usize).min((2 * self.multiprocessors).div_ceil(now).max(8))
+                    as u32,
+                now as u32,
+                1,
+            );
+            self.kernels
+                .matvec(self.kind(&parts[0]), 1, &self.stream, grid, &args)?;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! What a model takes on a card, and where each part lies: computed from the plan before a card is touched, so that `--check` needs none.
 
-use super::launch::{CHOOSE_BLOCKS, SPLIT, StepHeader};
+use super::args::StepHeader;
+use super::launch::{CHOOSE_BLOCKS, SPLIT};
 use super::layout::{ALIGNMENT, MatrixLayout};
 use super::{KvType, Memory, PAGE_TOKENS, ROWS_MAX, STEP_TOKENS_MAX, element_bytes, positions};
 use crate::model::plan::{Op, Plan, RopeOp, Shape, TensorId};
@@ -205,7 +206,9 @@ impl Sizes {
 fn ropes(plan: &Plan) -> Vec<RopeOp> {
     let mut all: Vec<RopeOp> = Vec::new();
     for op in &plan.ops {
-        if let Op::AttnIn { rope: Some(rope), .. } = op
+        if let Op::AttnIn {
+            rope: Some(rope), ..
+        } = op
             && !all.contains(rope)
         {
             all.push(*rope);
@@ -243,10 +246,16 @@ fn areas(plan: &Plan, w: Widths, pages: usize) -> ([usize; AREAS], usize) {
     area(Area::Hidden, tokens * w.hidden * 4);
     area(Area::Up, tokens * w.hidden * 4);
     area(Area::Added, tokens * plan.n_embd * 4);
-    area(Area::Half, tokens * w.cols.next_multiple_of(HALF_COLS_STEP) * 2);
+    area(
+        Area::Half,
+        tokens * w.cols.next_multiple_of(HALF_COLS_STEP) * 2,
+    );
     area(Area::HalfScales, tokens * 4);
     let splits = positions(pages).div_ceil(SPLIT);
-    area(Area::Partial, ROWS_MAX * w.heads * splits * (wide(w.head) + 2) * 4);
+    area(
+        Area::Partial,
+        ROWS_MAX * w.heads * splits * (wide(w.head) + 2) * 4,
+    );
     area(Area::Arrived, ROWS_MAX * w.heads * 4);
     if w.experts > 0 {
         let slots = tokens * w.experts_used;
@@ -255,7 +264,10 @@ fn areas(plan: &Plan, w: Widths, pages: usize) -> ([usize; AREAS], usize) {
         area(Area::ExpertIds, slots * 4);
         area(Area::ExpertShares, slots * 4);
         area(Area::ExpertHidden, slots * w.expert_hidden * 4);
-        area(Area::ExpertAdded, slots * plan.n_embd.max(w.expert_hidden) * 4);
+        area(
+            Area::ExpertAdded,
+            slots * plan.n_embd.max(w.expert_hidden) * 4,
+        );
     }
     area(Area::Logits, ROWS_MAX * plan.n_vocab * 4);
     area(Area::Choose, CHOOSE_BLOCKS as usize * 12);
@@ -265,15 +277,28 @@ fn areas(plan: &Plan, w: Widths, pages: usize) -> ([usize; AREAS], usize) {
 }
 
 fn widths(plan: &Plan) -> Result<Widths, String> {
-    let mut w = Widths { cols: plan.n_embd, ..Widths::default() };
+    let mut w = Widths {
+        cols: plan.n_embd,
+        ..Widths::default()
+    };
     for op in &plan.ops {
         match op {
-            Op::AttnIn { n_heads, n_kv_heads, head_dim, .. } => {
+            Op::AttnIn {
+                n_heads,
+                n_kv_heads,
+                head_dim,
+                ..
+            } => {
                 w.q = w.q.max(n_heads * head_dim);
                 w.kv = w.kv.max(n_kv_heads * head_dim);
                 w.cols = w.cols.max(n_heads * head_dim);
             }
-            Op::Attend { n_heads, head_dim, n_kv_heads, .. } => {
+            Op::Attend {
+                n_heads,
+                head_dim,
+                n_kv_heads,
+                ..
+            } => {
                 w.head = w.head.max(*head_dim);
                 w.heads = w.heads.max(*n_heads);
                 let group = n_heads / n_kv_heads;
@@ -295,7 +320,11 @@ fn widths(plan: &Plan) -> Result<Widths, String> {
             Op::ExpertsOut { join, .. } if join.norm.is_some() => {
                 return Err("a norm of what the experts add".to_owned());
             }
-            Op::Embed { .. } | Op::AttnOut { .. } | Op::FfnOut { .. } | Op::ExpertsOut { .. } | Op::Head { .. } => {}
+            Op::Embed { .. }
+            | Op::AttnOut { .. }
+            | Op::FfnOut { .. }
+            | Op::ExpertsOut { .. }
+            | Op::Head { .. } => {}
         }
     }
     Ok(w)

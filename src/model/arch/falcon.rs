@@ -6,8 +6,8 @@ use super::keys::Keys;
 use crate::model::ModelError;
 use crate::model::spec::{
     Activation, AttentionSpec, Bias, DenseForm, DenseSpec, EmbeddingSpec, FfnSpec, HeadSpec,
-    LayerOrder, LayerSpec, ModelSpec, Network, NormSpec, Positions, QkNorm, QkvLayout, RopeStyle,
-    Sinks, YarnBounds,
+    LayerOrder, LayerSpec, ModelSpec, Network, Positions, QkNorm, QkvLayout, RopeStyle, Sinks,
+    YarnBounds,
 };
 
 /// Reads a `falcon` file's metadata.
@@ -15,11 +15,7 @@ pub fn spec(keys: &mut Keys<'_>) -> Result<ModelSpec, ModelError> {
     let n_embd = keys.count("embedding_length")?;
     let heads = keys.heads(n_embd)?;
     let kind = keys.layer_norm()?;
-    let norm = |tensor| NormSpec {
-        tensor,
-        norm: kind,
-        bias: Bias::Added,
-    };
+    let norm = |tensor| kind.at(tensor, Bias::Added);
     let attn_norm = if keys.has("blk.0.attn_norm_2.weight") {
         "attn_norm_2"
     } else {
@@ -28,14 +24,12 @@ pub fn spec(keys: &mut Keys<'_>) -> Result<ModelSpec, ModelError> {
     let layer = LayerSpec {
         attention: AttentionSpec {
             norm: Some(norm(attn_norm)),
-            n_heads: heads.n_heads,
-            n_kv_heads: heads.n_kv_heads,
-            head_dim: heads.head_dim,
+            heads,
             qkv: QkvLayout::Fused,
             qkv_bias: Bias::None,
             qk_norm: QkNorm::None,
             rope: Some(keys.rope(RopeStyle::Halves, heads.head_dim, YarnBounds::Whole)?),
-            scale: 1.0 / (heads.head_dim as f32).sqrt(),
+            scale: heads.scale(),
             softcap: None,
             window: None,
             sinks: Sinks::None,

@@ -5,12 +5,12 @@
 use super::keys::Keys;
 use crate::model::ModelError;
 use crate::model::spec::{
-    Activation, AttentionSpec, Bias, DenseForm, DenseSpec, EmbeddingSpec, FfnSpec, HeadSpec,
-    LayerOrder, LayerSpec, ModelSpec, Network, NormSpec, Positions, QkNorm, QkvLayout, RopeStyle,
-    Sinks, YarnBounds,
+    Activation, AttentionSpec, Bias, DenseForm, DenseSpec, EmbeddingSpec, FfnSpec, HeadSpec, Heads,
+    LayerOrder, LayerSpec, ModelSpec, Network, Positions, QkNorm, QkvLayout, RopeStyle, Sinks,
+    YarnBounds,
 };
 
-/// Layers of the 27B model, whose scores are scaled by the heads' share of the stream and not by their width.
+/// Layers of the model of 27B.
 const LAYERS_27B: usize = 46;
 
 /// Reads a `gemma2` file's metadata.
@@ -18,29 +18,18 @@ pub fn spec(keys: &mut Keys<'_>) -> Result<ModelSpec, ModelError> {
     let n_embd = keys.count("embedding_length")?;
     let heads = keys.heads(n_embd)?;
     let kind = keys.rms()?;
-    let norm = |tensor| NormSpec {
-        tensor,
-        norm: kind,
-        bias: Bias::None,
-    };
+    let norm = |tensor| kind.at(tensor, Bias::None);
     let window = keys.window()?;
     let n_layers = keys.layers()?;
-    let scaled_by = if n_layers == LAYERS_27B {
-        n_embd / heads.n_heads
-    } else {
-        heads.head_dim
-    };
     let layer = LayerSpec {
         attention: AttentionSpec {
             norm: Some(norm("attn_norm")),
-            n_heads: heads.n_heads,
-            n_kv_heads: heads.n_kv_heads,
-            head_dim: heads.head_dim,
+            heads,
             qkv: QkvLayout::Separate,
             qkv_bias: Bias::None,
             qk_norm: QkNorm::None,
             rope: Some(keys.rope(RopeStyle::Halves, heads.head_dim, YarnBounds::Whole)?),
-            scale: 1.0 / (scaled_by as f32).sqrt(),
+            scale: scale((n_layers, LAYERS_27B), n_embd, heads),
             softcap: Some(keys.positive("attn_logit_softcapping")?.unwrap_or(50.0)),
             window: None,
             sinks: Sinks::None,
@@ -82,4 +71,13 @@ pub fn spec(keys: &mut Keys<'_>) -> Result<ModelSpec, ModelError> {
             softcap: Some(keys.positive("final_logit_softcapping")?.unwrap_or(30.0)),
         },
     })
+}
+
+/// Factor on q·k: by the width of a head, or in the model of 27B by a head's share of the stream. Only the number of layers tells.
+pub(super) fn scale((layers, layers_27b): (usize, usize), n_embd: usize, heads: Heads) -> f32 {
+    if layers == layers_27b {
+        1.0 / ((n_embd / heads.n_heads) as f32).sqrt()
+    } else {
+        heads.scale()
+    }
 }

@@ -6,7 +6,7 @@ use super::keys::Keys;
 use crate::model::ModelError;
 use crate::model::spec::{
     Activation, AttentionSpec, Bias, DenseForm, DenseSpec, EmbeddingSpec, FfnSpec, HeadSpec,
-    LayerOrder, LayerSpec, ModelSpec, Network, NormSpec, Positions, QkNorm, QkvLayout, Sinks,
+    LayerOrder, LayerSpec, ModelSpec, Network, Positions, QkNorm, QkvLayout, Sinks,
 };
 
 /// Reads a `gpt2` file's metadata.
@@ -14,22 +14,16 @@ pub fn spec(keys: &mut Keys<'_>) -> Result<ModelSpec, ModelError> {
     let n_embd = keys.count("embedding_length")?;
     let heads = keys.heads(n_embd)?;
     let kind = keys.layer_norm()?;
-    let norm = |tensor| NormSpec {
-        tensor,
-        norm: kind,
-        bias: Bias::Added,
-    };
+    let norm = |tensor| kind.at(tensor, Bias::Added);
     let layer = LayerSpec {
         attention: AttentionSpec {
             norm: Some(norm("attn_norm")),
-            n_heads: heads.n_heads,
-            n_kv_heads: heads.n_kv_heads,
-            head_dim: heads.head_dim,
+            heads,
             qkv: QkvLayout::Fused,
             qkv_bias: Bias::Added,
             qk_norm: QkNorm::None,
             rope: None,
-            scale: 1.0 / (heads.head_dim as f32).sqrt(),
+            scale: heads.scale(),
             softcap: None,
             window: None,
             sinks: Sinks::None,

@@ -6,9 +6,8 @@
 use super::keys::Keys;
 use crate::model::ModelError;
 use crate::model::spec::{
-    Activation, AttentionSpec, Bias, EmbeddingSpec, ExpertsSpec, FfnSpec, Gating, HeadSpec,
-    LayerOrder, LayerSpec, ModelSpec, Network, NormSpec, Positions, QkNorm, QkvLayout, RopeStyle,
-    Sinks, YarnBounds,
+    Activation, AttentionSpec, Bias, EmbeddingSpec, FfnSpec, Gating, HeadSpec, LayerOrder,
+    LayerSpec, ModelSpec, Network, Positions, QkNorm, QkvLayout, RopeStyle, Sinks, YarnBounds,
 };
 
 /// Reads a `gpt-oss` file's metadata.
@@ -16,24 +15,21 @@ pub fn spec(keys: &mut Keys<'_>) -> Result<ModelSpec, ModelError> {
     let n_embd = keys.count("embedding_length")?;
     let heads = keys.heads(n_embd)?;
     let kind = keys.rms()?;
-    let norm = |tensor| NormSpec {
-        tensor,
-        norm: kind,
-        bias: Bias::None,
+    let norm = |tensor| kind.at(tensor, Bias::None);
+    let activation = Activation::ClampedSwiglu {
+        alpha: 1.702,
+        limit: 7.0,
     };
-    keys.dense_width_of_experts()?;
     let window = keys.window()?;
     let layer = LayerSpec {
         attention: AttentionSpec {
             norm: Some(norm("attn_norm")),
-            n_heads: heads.n_heads,
-            n_kv_heads: heads.n_kv_heads,
-            head_dim: heads.head_dim,
+            heads,
             qkv: QkvLayout::Separate,
             qkv_bias: Bias::Added,
             qk_norm: QkNorm::None,
             rope: Some(keys.rope(RopeStyle::Halves, heads.head_dim, YarnBounds::Exact)?),
-            scale: 1.0 / (heads.head_dim as f32).sqrt(),
+            scale: heads.scale(),
             softcap: None,
             window: None,
             sinks: Sinks::PerHead,
@@ -42,19 +38,11 @@ pub fn spec(keys: &mut Keys<'_>) -> Result<ModelSpec, ModelError> {
         },
         ffn: FfnSpec {
             norm: Some(norm("post_attention_norm")),
-            network: Network::Experts(ExpertsSpec {
-                n_experts: keys.count("expert_count")?,
-                n_used: keys.experts_used()?,
-                n_ff: keys.count("expert_feed_forward_length")?,
-                gating: keys.softmax_gating(Gating::SoftmaxOfUsed)?,
-                scale: keys.positive("expert_weights_scale")?.unwrap_or(1.0),
-                activation: Activation::ClampedSwiglu {
-                    alpha: 1.702,
-                    limit: 7.0,
-                },
-                bias: Bias::Added,
-                shared_n_ff: None,
-            }),
+            network: Network::Experts(keys.experts(
+                Gating::SoftmaxOfUsed,
+                activation,
+                Bias::Added,
+            )?),
             post_norm: None,
         },
         order: LayerOrder::Sequential,

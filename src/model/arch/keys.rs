@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use crate::gguf::{Gguf, Value};
 use crate::model::ModelError;
-use crate::model::spec::{Bias, Gating, HeadMatrix, Norm};
+use crate::model::spec::{Activation, Bias, ExpertsSpec, Gating, HeadMatrix, Heads, Norm};
 
 /// Most layers, heads or any other count that a model may have: beyond every published model, small enough that sums cannot overflow.
 pub const DIMENSION_MAX: usize = 1 << 24;
@@ -26,14 +26,6 @@ pub struct Keys<'a> {
     gguf: &'a Gguf,
     architecture: &'static str,
     read: HashSet<String>,
-}
-
-/// Heads of attention.
-#[derive(Clone, Copy)]
-pub(super) struct Heads {
-    pub n_heads: usize,
-    pub n_kv_heads: usize,
-    pub head_dim: usize,
 }
 
 impl<'a> Keys<'a> {
@@ -112,6 +104,15 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// A factor or a cap, where 0 means as much as being absent.
+    pub(super) fn positive_or_none(&mut self, name: &str) -> Result<Option<f32>, ModelError> {
+        let key = self.key(name);
+        match self.gguf.metadata.f32(&key)? {
+            Some(0.0) => Ok(None),
+            Some(_) | None => self.positive(name),
+        }
+    }
+
     /// A number that must be there: finite and above 0.
     pub(super) fn require_positive(&mut self, name: &str) -> Result<f32, ModelError> {
         let key = self.key(name);
@@ -157,7 +158,7 @@ impl<'a> Keys<'a> {
     pub(super) fn heads(&mut self, n_embd: usize) -> Result<Heads, ModelError> {
         let n_heads = self.count("attention.head_count")?;
         let name = "attention.head_count_kv";
-        let n_kv_heads = self.optional_count(name)?.unwrap_or(n_heads);
+        let n_kv_heads = self.kv_heads(name)?.unwrap_or(n_heads);
         if !n_heads.is_multiple_of(n_kv_heads) {
             let expected = format!("but must divide the {n_heads} query heads evenly");
             return Err(self.wrong(name, n_kv_heads, expected));
@@ -167,6 +168,21 @@ impl<'a> Keys<'a> {
             n_kv_heads,
             head_dim: self.head_dim(n_embd, n_heads)?,
         })
+    }
+
+    /// Key and value heads: one number, or one for each layer where all are the same.
+    fn kv_heads(&mut self, name: &str) -> Result<Option<usize>, ModelError> {
+        let key = self.key(name);
+        let Some(Value::Array(_)) = self.gguf.metadata.get(&key) else {
+            return self.optional_count(name);
+        };
+        let (of_layers, layers) = (self.gguf.metadata.require_usizes(&key)?, self.layers()?);
+        let first = of_layers.first().copied().unwrap_or(0);
+        if of_layers.len() != layers || of_layers.iter().any(|n| *n != first) {
+            let expected = format!("but must be the same number for each of the {layers} layers");
+            return Err(self.wrong(name, format!("{of_layers:?}"), expected));
+        }
+        self.check_count(name, first).map(Some)
     }
 
     fn head_dim(&mut self, n_embd: usize, n_heads: usize) -> Result<usize, ModelError> {
@@ -193,21 +209,39 @@ impl<'a> Keys<'a> {
         Ok(head_dim)
     }
 
-    /// Experts that a token goes through: no more than there are.
-    pub(super) fn experts_used(&mut self) -> Result<usize, ModelError> {
-        let (n_used, n_experts) = (
-            self.count("expert_used_count")?,
+    /// Experts with the shares that are usual for the architecture and with no shared one.
+    pub(super) fn experts(
+        &mut self,
+        usual: Gating,
+        activation: Activation,
+        bias: Bias,
+    ) -> Result<ExpertsSpec, ModelError> {
+        // files of nothing but experts tell the width of a dense network all the same, which none of their layers has
+        self.optional_count("feed_forward_length")?;
+        let (n_experts, n_used) = (
             self.count("expert_count")?,
+            self.count("expert_used_count")?,
         );
         if n_used > n_experts {
             let expected = format!("but there are only {n_experts} experts");
             return Err(self.wrong("expert_used_count", n_used, expected));
         }
-        Ok(n_used)
+        Ok(ExpertsSpec {
+            n_experts,
+            n_used,
+            n_ff: self.count("expert_feed_forward_length")?,
+            gating: self.gating(usual)?,
+            scale: self
+                .positive_or_none("expert_weights_scale")?
+                .unwrap_or(1.0),
+            activation,
+            bias,
+            shared_n_ff: None,
+        })
     }
 
     /// What a file says of the experts' shares, where it does not leave that to its architecture.
-    pub(super) fn softmax_gating(&mut self, usual: Gating) -> Result<Gating, ModelError> {
+    fn gating(&mut self, usual: Gating) -> Result<Gating, ModelError> {
         const SOFTMAX: usize = 1;
         const SOFTMAX_OF_USED: usize = 3;
         let name = "expert_gating_func";
@@ -221,11 +255,6 @@ impl<'a> Keys<'a> {
             Some(false) => Gating::SoftmaxOfAll,
             None => usual,
         })
-    }
-
-    /// Files of nothing but experts tell the width of a dense network all the same, which none of their layers has.
-    pub(super) fn dense_width_of_experts(&mut self) -> Result<(), ModelError> {
-        self.optional_count("feed_forward_length").map(drop)
     }
 
     /// How many positions a token sees, where that is not all.

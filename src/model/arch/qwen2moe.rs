@@ -7,8 +7,8 @@ use super::keys::Keys;
 use crate::model::ModelError;
 use crate::model::spec::{
     Activation, AttentionSpec, Bias, EmbeddingSpec, ExpertsSpec, FfnSpec, Gating, HeadSpec,
-    LayerOrder, LayerSpec, ModelSpec, Network, NormSpec, Positions, QkNorm, QkvLayout, RopeStyle,
-    Sinks, YarnBounds,
+    LayerOrder, LayerSpec, ModelSpec, Network, Positions, QkNorm, QkvLayout, RopeStyle, Sinks,
+    YarnBounds,
 };
 
 /// Reads a `qwen2moe` file's metadata.
@@ -16,23 +16,20 @@ pub fn spec(keys: &mut Keys<'_>) -> Result<ModelSpec, ModelError> {
     let n_embd = keys.count("embedding_length")?;
     let heads = keys.heads(n_embd)?;
     let kind = keys.rms()?;
-    let norm = |tensor| NormSpec {
-        tensor,
-        norm: kind,
-        bias: Bias::None,
+    let norm = |tensor| kind.at(tensor, Bias::None);
+    let experts = ExpertsSpec {
+        shared_n_ff: Some(keys.count("expert_shared_feed_forward_length")?),
+        ..keys.experts(Gating::SoftmaxOfAll, Activation::Silu, Bias::None)?
     };
-    keys.dense_width_of_experts()?;
     let layer = LayerSpec {
         attention: AttentionSpec {
             norm: Some(norm("attn_norm")),
-            n_heads: heads.n_heads,
-            n_kv_heads: heads.n_kv_heads,
-            head_dim: heads.head_dim,
+            heads,
             qkv: QkvLayout::Separate,
             qkv_bias: Bias::Added,
             qk_norm: QkNorm::None,
             rope: Some(keys.rope(RopeStyle::Halves, heads.head_dim, YarnBounds::Whole)?),
-            scale: 1.0 / (heads.head_dim as f32).sqrt(),
+            scale: heads.scale(),
             softcap: None,
             window: None,
             sinks: Sinks::None,
@@ -41,16 +38,7 @@ pub fn spec(keys: &mut Keys<'_>) -> Result<ModelSpec, ModelError> {
         },
         ffn: FfnSpec {
             norm: Some(norm("ffn_norm")),
-            network: Network::Experts(ExpertsSpec {
-                n_experts: keys.count("expert_count")?,
-                n_used: keys.experts_used()?,
-                n_ff: keys.count("expert_feed_forward_length")?,
-                gating: keys.softmax_gating(Gating::SoftmaxOfAll)?,
-                scale: keys.positive("expert_weights_scale")?.unwrap_or(1.0),
-                activation: Activation::Silu,
-                bias: Bias::None,
-                shared_n_ff: Some(keys.count("expert_shared_feed_forward_length")?),
-            }),
+            network: Network::Experts(experts),
             post_norm: None,
         },
         order: LayerOrder::Sequential,

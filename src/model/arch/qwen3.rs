@@ -6,8 +6,8 @@ use super::keys::Keys;
 use crate::model::ModelError;
 use crate::model::spec::{
     Activation, AttentionSpec, Bias, DenseForm, DenseSpec, EmbeddingSpec, FfnSpec, HeadSpec,
-    LayerOrder, LayerSpec, ModelSpec, Network, NormSpec, Positions, QkNorm, QkvLayout, RopeStyle,
-    Sinks, YarnBounds,
+    LayerOrder, LayerSpec, ModelSpec, Network, Positions, QkNorm, QkvLayout, RopeStyle, Sinks,
+    YarnBounds,
 };
 
 /// Reads a `qwen3` file's metadata.
@@ -15,22 +15,16 @@ pub fn spec(keys: &mut Keys<'_>) -> Result<ModelSpec, ModelError> {
     let n_embd = keys.count("embedding_length")?;
     let heads = keys.heads(n_embd)?;
     let kind = keys.rms()?;
-    let norm = |tensor| NormSpec {
-        tensor,
-        norm: kind,
-        bias: Bias::None,
-    };
+    let norm = |tensor| kind.at(tensor, Bias::None);
     let layer = LayerSpec {
         attention: AttentionSpec {
             norm: Some(norm("attn_norm")),
-            n_heads: heads.n_heads,
-            n_kv_heads: heads.n_kv_heads,
-            head_dim: heads.head_dim,
+            heads,
             qkv: QkvLayout::Separate,
             qkv_bias: Bias::None,
             qk_norm: QkNorm::PerHead(kind),
             rope: Some(keys.rope(RopeStyle::Halves, heads.head_dim, YarnBounds::Whole)?),
-            scale: 1.0 / (heads.head_dim as f32).sqrt(),
+            scale: heads.scale(),
             softcap: None,
             window: None,
             sinks: Sinks::None,

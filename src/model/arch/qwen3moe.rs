@@ -5,9 +5,8 @@
 use super::keys::Keys;
 use crate::model::ModelError;
 use crate::model::spec::{
-    Activation, AttentionSpec, Bias, EmbeddingSpec, ExpertsSpec, FfnSpec, Gating, HeadSpec,
-    LayerOrder, LayerSpec, ModelSpec, Network, NormSpec, Positions, QkNorm, QkvLayout, RopeStyle,
-    Sinks, YarnBounds,
+    Activation, AttentionSpec, Bias, EmbeddingSpec, FfnSpec, Gating, HeadSpec, LayerOrder,
+    LayerSpec, ModelSpec, Network, Positions, QkNorm, QkvLayout, RopeStyle, Sinks, YarnBounds,
 };
 
 /// Reads a `qwen3moe` file's metadata.
@@ -15,23 +14,16 @@ pub fn spec(keys: &mut Keys<'_>) -> Result<ModelSpec, ModelError> {
     let n_embd = keys.count("embedding_length")?;
     let heads = keys.heads(n_embd)?;
     let kind = keys.rms()?;
-    let norm = |tensor| NormSpec {
-        tensor,
-        norm: kind,
-        bias: Bias::None,
-    };
-    keys.dense_width_of_experts()?;
+    let norm = |tensor| kind.at(tensor, Bias::None);
     let layer = LayerSpec {
         attention: AttentionSpec {
             norm: Some(norm("attn_norm")),
-            n_heads: heads.n_heads,
-            n_kv_heads: heads.n_kv_heads,
-            head_dim: heads.head_dim,
+            heads,
             qkv: QkvLayout::Separate,
             qkv_bias: Bias::None,
             qk_norm: QkNorm::PerHead(kind),
             rope: Some(keys.rope(RopeStyle::Halves, heads.head_dim, YarnBounds::Whole)?),
-            scale: 1.0 / (heads.head_dim as f32).sqrt(),
+            scale: heads.scale(),
             softcap: None,
             window: None,
             sinks: Sinks::None,
@@ -40,16 +32,11 @@ pub fn spec(keys: &mut Keys<'_>) -> Result<ModelSpec, ModelError> {
         },
         ffn: FfnSpec {
             norm: Some(norm("ffn_norm")),
-            network: Network::Experts(ExpertsSpec {
-                n_experts: keys.count("expert_count")?,
-                n_used: keys.experts_used()?,
-                n_ff: keys.count("expert_feed_forward_length")?,
-                gating: keys.softmax_gating(Gating::SoftmaxOfUsed)?,
-                scale: keys.positive("expert_weights_scale")?.unwrap_or(1.0),
-                activation: Activation::Silu,
-                bias: Bias::None,
-                shared_n_ff: None,
-            }),
+            network: Network::Experts(keys.experts(
+                Gating::SoftmaxOfUsed,
+                Activation::Silu,
+                Bias::None,
+            )?),
             post_norm: None,
         },
         order: LayerOrder::Sequential,

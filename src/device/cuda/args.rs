@@ -1,0 +1,289 @@
+//! What kernels are given, laid out as their `.cu` declare it.
+
+use bytemuck::Zeroable;
+
+use super::layout::PLANES_MAX;
+
+/// A device address, 0 for none.
+pub type Address = u64;
+
+/// `Step` of `cuda/common.cuh`, as it lies in device memory.
+#[derive(Clone, Copy, bytemuck::Pod, Zeroable)]
+#[repr(C)]
+pub struct StepHeader {
+    /// Of the first token.
+    pub position: u32,
+    /// Of the step.
+    pub n_tokens: u32,
+    /// (n_tokens) u32.
+    pub tokens: Address,
+    /// u32.
+    pub pages: Address,
+}
+
+/// `NormKind` of the kernels.
+pub mod norm_kind {
+    /// The values as they are.
+    pub const NONE: u32 = 0;
+    /// Root mean square.
+    pub const RMS: u32 = 1;
+    /// Mean and variance.
+    pub const LAYER: u32 = 2;
+}
+
+/// `Epilogue` of the kernels.
+pub mod epilogue {
+    /// y is set.
+    pub const SET: u32 = 0;
+    /// y is added to.
+    pub const ADD: u32 = 1;
+    /// y = activation(segment 0, segment 1).
+    pub const GATED: u32 = 2;
+    /// y = activation(y).
+    pub const PLAIN: u32 = 3;
+}
+
+/// `Rows` of `cuda/quant.cuh`.
+#[derive(Clone, Copy, Debug, bytemuck::Pod, Zeroable)]
+#[repr(C)]
+pub struct WeightRows {
+    /// Where the planes of the first row begin.
+    pub planes: [Address; PLANES_MAX],
+    /// Bytes of a row in each.
+    pub row_bytes: [u32; PLANES_MAX],
+}
+
+/// `Segment` of `cuda/matvec.cu`, `TileSegment` of `cuda/matmul.cu`.
+#[derive(Clone, Copy, Debug, bytemuck::Pod, Zeroable)]
+#[repr(C)]
+pub struct Segment {
+    /// The weights; of experts one after another.
+    pub weights: WeightRows,
+    /// (n_tokens, out_stride) f32.
+    pub out: Address,
+    /// (rows) f32, or 0.
+    pub bias: Address,
+    /// Rows.
+    pub rows: u32,
+    /// From one token's results to the next one's.
+    pub out_stride: u32,
+}
+
+/// `Matvec` of `cuda/matvec.cu`.
+#[allow(
+    missing_docs,
+    reason = "the fields are those of the kernel\'s structure, which are told there"
+)]
+#[derive(Clone, Copy, Debug, bytemuck::Pod, Zeroable)]
+#[repr(C)]
+pub struct Matvec {
+    pub segments: [Segment; 3],
+    pub n_segments: u32,
+    pub cols: u32,
+    pub width: u32,
+    pub x_stride: u32,
+    pub x: Address,
+    pub norm_weight: Address,
+    pub norm_bias: Address,
+    pub norm: u32,
+    pub eps: f32,
+    pub epilogue: u32,
+    pub activation: u32,
+    pub alpha: f32,
+    pub limit: f32,
+    pub scale: f32,
+    pub softcap: f32,
+    pub n_tokens: u32,
+    pub padding: u32,
+    pub experts: Address,
+    pub slots_a_token: u32,
+    pub end: u32,
+}
+
+/// `Matmul` of `cuda/matmul.cu`.
+#[allow(
+    missing_docs,
+    reason = "the fields are those of the kernel\'s structure, which are told there"
+)]
+#[derive(Clone, Copy, Debug, bytemuck::Pod, Zeroable)]
+#[repr(C)]
+pub struct Matmul {
+    pub segments: [Segment; 3],
+    pub n_segments: u32,
+    pub cols: u32,
+    pub x: Address,
+    pub scales: Address,
+    pub x_stride: u32,
+    pub n_tokens: u32,
+    pub epilogue: u32,
+    pub activation: u32,
+    pub alpha: f32,
+    pub limit: f32,
+    pub scale: f32,
+    pub softcap: f32,
+}
+
+/// `Embed` of `cuda/embed.cu`.
+#[allow(
+    missing_docs,
+    reason = "the fields are those of the kernel\'s structure, which are told there"
+)]
+#[derive(Clone, Copy, Debug, bytemuck::Pod, Zeroable)]
+#[repr(C)]
+pub struct Embed {
+    pub table: WeightRows,
+    pub step: Address,
+    pub x: Address,
+    pub cols: u32,
+    pub width: u32,
+    pub scale: f32,
+    pub add: u32,
+}
+
+/// `Norm` of `cuda/norm.cu`.
+#[allow(
+    missing_docs,
+    reason = "the fields are those of the kernel\'s structure, which are told there"
+)]
+#[derive(Clone, Copy, Debug, bytemuck::Pod, Zeroable)]
+#[repr(C)]
+pub struct NormRows {
+    pub x: Address,
+    pub weight: Address,
+    pub bias: Address,
+    pub out: Address,
+    pub half_out: Address,
+    pub scales: Address,
+    pub width: u32,
+    pub cols: u32,
+    pub x_stride: u32,
+    pub out_stride: u32,
+    pub norm: u32,
+    pub eps: f32,
+    pub scale: f32,
+    pub add: u32,
+}
+
+/// `Rope` of `cuda/rope.cu`.
+#[allow(
+    missing_docs,
+    reason = "the fields are those of the kernel\'s structure, which are told there"
+)]
+#[derive(Clone, Copy, Debug, bytemuck::Pod, Zeroable)]
+#[repr(C)]
+pub struct Rope {
+    pub step: Address,
+    pub q: Address,
+    pub k: Address,
+    pub v: Address,
+    pub pool: Address,
+    pub page_elements: u64,
+    pub layer_offset: u64,
+    pub q_norm: Address,
+    pub k_norm: Address,
+    pub frequencies: Address,
+    pub n_heads: u32,
+    pub n_kv_heads: u32,
+    pub head_dim: u32,
+    pub wide: u32,
+    pub q_stride: u32,
+    pub kv_stride: u32,
+    pub dims: u32,
+    pub halves: u32,
+    pub magnitude: f32,
+    pub eps: f32,
+}
+
+/// `Attend` of `cuda/attend.cu`.
+#[allow(
+    missing_docs,
+    reason = "the fields are those of the kernel\'s structure, which are told there"
+)]
+#[derive(Clone, Copy, Debug, bytemuck::Pod, Zeroable)]
+#[repr(C)]
+pub struct Attend {
+    pub step: Address,
+    pub q: Address,
+    pub pool: Address,
+    pub partial: Address,
+    pub out: Address,
+    pub sinks: Address,
+    pub arrived: Address,
+    pub page_elements: u64,
+    pub layer_offset: u64,
+    pub n_heads: u32,
+    pub n_kv_heads: u32,
+    pub head_dim: u32,
+    pub wide: u32,
+    pub q_stride: u32,
+    pub out_stride: u32,
+    pub max_splits: u32,
+    pub window: u32,
+    pub scale: f32,
+    pub softcap: f32,
+    pub first_token: u32,
+    pub end: u32,
+}
+
+/// `AttendMany` of `cuda/attend_many.cu`.
+#[allow(
+    missing_docs,
+    reason = "the fields are those of the kernel\'s structure, which are told there"
+)]
+#[derive(Clone, Copy, Debug, bytemuck::Pod, Zeroable)]
+#[repr(C)]
+pub struct AttendMany {
+    pub step: Address,
+    pub q: Address,
+    pub pool: Address,
+    pub out: Address,
+    pub sinks: Address,
+    pub page_elements: u64,
+    pub layer_offset: u64,
+    pub n_heads: u32,
+    pub n_kv_heads: u32,
+    pub q_stride: u32,
+    pub out_stride: u32,
+    pub window: u32,
+    pub scale: f32,
+    pub softcap: f32,
+    pub end: u32,
+}
+
+/// `Route` of `cuda/experts.cu`.
+#[allow(
+    missing_docs,
+    reason = "the fields are those of the kernel\'s structure, which are told there"
+)]
+#[derive(Clone, Copy, Debug, bytemuck::Pod, Zeroable)]
+#[repr(C)]
+pub struct Route {
+    pub logits: Address,
+    pub bias: Address,
+    pub ids: Address,
+    pub weights: Address,
+    pub n_experts: u32,
+    pub n_used: u32,
+    pub n_tokens: u32,
+    pub gating: u32,
+    pub scale: f32,
+    pub end: u32,
+}
+
+/// Arguments of `combine`.
+#[derive(Clone, Copy, Debug)]
+pub struct Combine {
+    /// (n_tokens, width): what is added to.
+    pub x: Address,
+    /// (n_tokens × n_used, width): what the experts say.
+    pub y: Address,
+    /// (n_tokens, n_used): how much each counts.
+    pub weights: Address,
+    /// Of a row.
+    pub width: u32,
+    /// Experts of a token.
+    pub n_used: u32,
+    /// Of the sum.
+    pub factor: f32,
+}
+

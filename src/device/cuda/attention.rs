@@ -1,0 +1,192 @@
+//! Attention as launches: rotation and append, splits for a few tokens, tiles for many.
+
+use cudarc::driver::DriverError;
+
+use super::args::{Address, Attend, AttendMany, Rope};
+use super::launch::{ATTEND_GROUPS, ATTEND_MANY_WIDTHS, Grid, SPLIT};
+use super::sizes::{Area, wide};
+use super::{CudaDevice, KvType, ROWS_MAX, kv_name};
+use crate::model::plan::{NormOp, RopeOp, TensorId};
+use crate::model::spec::{Norm, RopeStyle};
+
+/// The heads of a layer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Heads {
+    pub(super) layer: usize,
+    pub(super) n: usize,
+    pub(super) n_kv: usize,
+    pub(super) dim: usize,
+}
+
+/// Which scores attention keeps and how it changes them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Scores {
+    pub(super) scale: f32,
+    pub(super) window: Option<usize>,
+    pub(super) sinks: Option<TensorId>,
+    pub(super) softcap: Option<f32>,
+}
+
+impl CudaDevice {
+    /// Where the frequencies of a rotary embedding lie.
+    fn frequencies(&self, rope: &RopeOp) -> Address {
+        let found = self.sizes.ropes.iter().find(|(r, _)| r == rope);
+        found.map_or(0, |(_, at)| self.weights_buffer.at() + *at as u64)
+    }
+
+    pub(super) fn rope_append(
+        &self,
+        heads: Heads,
+        norms: (Option<NormOp>, Option<NormOp>),
+        rope: Option<&RopeOp>,
+        n: usize,
+    ) -> Result<(), DriverError> {
+        let Heads {
+            layer,
+            n: n_heads,
+            n_kv,
+            dim,
+        } = heads;
+        let (q, k) = (self.at(Area::Q), self.at(Area::K));
+        // a norm of each head goes with the rotation; one of all heads together goes before it
+        let within = |norm: Option<NormOp>, x: Address, count: usize| match norm {
+            Some(NormOp {
+                norm: Norm::Rms { eps },
+                weight,
+                bias: None,
+                len,
+            }) if len == dim => Ok((self.tensor(weight), eps)),
+            Some(norm) => {
+                let rows = n * count * dim / norm.len;
+                self.kernels
+                    .norm_rows(&self.stream, rows, &self.norm_args(x, x, &norm))
+                    .map(|()| (0, 0.0))
+            }
+            None => Ok((0, 0.0)),
+        };
+        let (q_norm, q_eps) = within(norms.0, q, n_heads)?;
+        let (k_norm, k_eps) = within(norms.1, k, n_kv)?;
+        let args = Rope {
+            step: self.at(Area::Step),
+            q,
+            k,
+            v: self.at(Area::V),
+            pool: self.pool.at(),
+            page_elements: self.sizes.page_elements as u64,
+            layer_offset: self.sizes.layers_at[layer] as u64,
+            q_norm,
+            k_norm,
+            frequencies: rope.map_or(0, |rope| self.frequencies(rope)),
+            n_heads: n_heads as u32,
+            n_kv_heads: n_kv as u32,
+            head_dim: dim as u32,
+            wide: wide(dim) as u32,
+            q_stride: (n_heads * dim) as u32,
+            kv_stride: (n_kv * dim) as u32,
+            dims: rope.map_or(0, |rope| rope.rope.dims as u32),
+            halves: rope.map_or(0, |rope| match rope.style() {
+                RopeStyle::Interleaved => 0,
+                RopeStyle::Halves => 1,
+            }),
+            magnitude: rope.map_or(1.0, RopeOp::magnitude),
+            eps: q_eps.max(k_eps),
+        };
+        let threads = (dim.div_ceil(2).next_multiple_of(32)).clamp(32, 256) as u32;
+        let grid = Grid {
+            blocks: ((n_heads + 2 * n_kv) as u32, n as u32, 1),
+            threads,
+            shared_bytes: dim * 4,
+        };
+        self.kernels
+            .rope_append(kv_name(self.kv), &self.stream, grid, &args)
+    }
+
+    pub(super) fn attend(&self, heads: Heads, scores: Scores, n: usize) -> Result<(), DriverError> {
+        if n > ROWS_MAX && ATTEND_MANY_WIDTHS.contains(&heads.dim) && self.kv == KvType::F16 {
+            return self.attend_many(heads, scores, n);
+        }
+        (0..n)
+            .step_by(ROWS_MAX)
+            .try_for_each(|first| self.attend_few(heads, scores, first, ROWS_MAX.min(n - first)))
+    }
+
+    fn attend_many(&self, heads: Heads, scores: Scores, n: usize) -> Result<(), DriverError> {
+        let stride = (heads.n * heads.dim) as u32;
+        let args = AttendMany {
+            step: self.at(Area::Step),
+            q: self.at(Area::Q),
+            pool: self.pool.at(),
+            out: self.at(Area::Heads),
+            sinks: self.optional(scores.sinks),
+            page_elements: self.sizes.page_elements as u64,
+            layer_offset: self.sizes.layers_at[heads.layer] as u64,
+            n_heads: heads.n as u32,
+            n_kv_heads: heads.n_kv as u32,
+            q_stride: stride,
+            out_stride: stride,
+            window: scores.window.unwrap_or(0) as u32,
+            scale: scores.scale,
+            softcap: scores.softcap.unwrap_or(0.0),
+            end: 0,
+        };
+        let shared_bytes = 3 * 64 * (heads.dim + 8) * 2;
+        let grid = Grid {
+            blocks: (n.div_ceil(64) as u32, heads.n as u32, 1),
+            threads: 128,
+            shared_bytes,
+        };
+        self.kernels
+            .attend_many(heads.dim, &self.stream, grid, &args)
+    }
+
+    fn attend_few(
+        &self,
+        heads: Heads,
+        scores: Scores,
+        first: usize,
+        n: usize,
+    ) -> Result<(), DriverError> {
+        let (group, stride) = (heads.n / heads.n_kv, heads.n * heads.dim);
+        let moved = (first * stride * 4) as u64;
+        let args = Attend {
+            step: self.at(Area::Step),
+            q: self.at(Area::Q) + moved,
+            pool: self.pool.at(),
+            partial: self.at(Area::Partial),
+            out: self.at(Area::Heads) + moved,
+            sinks: self.optional(scores.sinks),
+            arrived: self.at(Area::Arrived),
+            page_elements: self.sizes.page_elements as u64,
+            layer_offset: self.sizes.layers_at[heads.layer] as u64,
+            n_heads: heads.n as u32,
+            n_kv_heads: heads.n_kv as u32,
+            head_dim: heads.dim as u32,
+            wide: wide(heads.dim) as u32,
+            q_stride: stride as u32,
+            out_stride: stride as u32,
+            max_splits: self.sizes.splits() as u32,
+            window: scores.window.unwrap_or(0) as u32,
+            scale: scores.scale,
+            softcap: scores.softcap.unwrap_or(0.0),
+            first_token: first as u32,
+            end: 0,
+        };
+        let built_for = ATTEND_GROUPS
+            .into_iter()
+            .find(|g| *g >= group)
+            .unwrap_or(group);
+        let splits = self
+            .sizes
+            .splits()
+            .min((2 * self.multiprocessors).div_ceil(heads.n_kv));
+        let shared_bytes =
+            (group * wide(heads.dim) + group * SPLIT + 8 * built_for + group * 8 * SPLIT) * 4;
+        let grid = Grid {
+            blocks: (heads.n_kv as u32, splits as u32, n as u32),
+            threads: SPLIT as u32,
+            shared_bytes,
+        };
+        self.kernels
+            .attend(kv_name(self.kv), built_for, &self.stream, grid, &args)
+    }
+}
