@@ -42,7 +42,7 @@ pub struct Flags {
     #[arg(long, value_name = "BYTES")]
     pub kv_bytes: Option<u64>,
 
-    /// A tokenizer.json to be used instead of the model file's vocabulary
+    /// A tokenizer.json to be used instead of one that lies beside the model, or of the model file's vocabulary
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
 

@@ -14,7 +14,10 @@ use crate::limits;
 use crate::model::lower::lower;
 use crate::model::plan::Plan;
 use crate::model::{arch, weights::Weights};
-use crate::text::{ChatTemplate, TemplateError, Tokenizer};
+use crate::text::{ChatTemplate, TemplateError, Tokenizer, TokenizerKind};
+
+/// The file beside a model whose tokenizer is used instead of the model file's.
+const TOKENIZER_JSON: &str = "tokenizer.json";
 
 /// A load under way. The worker calls [`Load::step`] until it says [`LoadStep::Ready`].
 pub trait Load {
@@ -106,7 +109,7 @@ pub struct LoadOptions {
     pub kv: KvType,
     /// Bytes of the KV pool; `None` for what one context takes.
     pub kv_bytes: Option<u64>,
-    /// A `tokenizer.json` to use instead of the vocabulary in the file.
+    /// A `tokenizer.json` to use instead of one beside the model, or of the vocabulary in the file.
     pub tokenizer: Option<PathBuf>,
     /// A Jinja chat template to use instead of the one in the file.
     pub chat_template: Option<PathBuf>,
@@ -256,21 +259,40 @@ impl FileLoad {
 
     fn text(&self, opened: &Opened) -> Result<(Tokenizer, Option<ChatTemplate>), LoadError> {
         let metadata = &opened.gguf.metadata;
-        let tokenizer = match &self.options.tokenizer {
-            None => Tokenizer::from_gguf(metadata).map_err(|e| self.bad_model(e))?,
-            Some(path) => {
-                let bad = |e| LoadError::BadModel(format!("{}: {e}", path.display()));
-                Tokenizer::from_hf_json(&read_side_file(path)?, metadata).map_err(bad)?
-            }
+        let mut tokenizer = self.tokenizer(metadata)?;
+        let (tokens, rows) = (tokenizer.vocab_size(), opened.plan.n_vocab);
+        let agree = match tokenizer.kind() {
+            TokenizerKind::GgufBpe => tokens == rows,
+            // Rows that pad the embedding have tokens in a GGUF file alone.
+            TokenizerKind::HfJson => tokens <= rows,
         };
-        if tokenizer.vocab_size() != opened.plan.n_vocab {
-            let (tokens, rows) = (tokenizer.vocab_size(), opened.plan.n_vocab);
+        if !agree {
             return Err(self.bad_model(format!(
                 "the tokenizer has {tokens} tokens, but the embedding has {rows} rows"
             )));
         }
+        tokenizer.add_holes(rows);
         let template = self.template(metadata, &tokenizer)?;
         Ok((tokenizer, template))
+    }
+
+    /// The tokenizer of the flag, or of a `tokenizer.json` beside the model, or of the model file.
+    fn tokenizer(&self, metadata: &Metadata) -> Result<Tokenizer, LoadError> {
+        let read = |path: &Path, advice: &str| {
+            let bad = |e| LoadError::BadModel(format!("{}: {e}{advice}", path.display()));
+            Tokenizer::from_hf_json(&read_side_file(path)?, metadata).map_err(bad)
+        };
+        if let Some(path) = &self.options.tokenizer {
+            return read(path, "");
+        }
+        let beside = self.options.model.with_file_name(TOKENIZER_JSON);
+        if beside.is_file() {
+            return read(
+                &beside,
+                "; it lies beside the model and is used for that: move it away to use the model file's vocabulary, or name another with --tokenizer",
+            );
+        }
+        Tokenizer::from_gguf(metadata).map_err(|e| self.bad_model(e))
     }
 
     fn template(

@@ -12,7 +12,7 @@ use regex_automata::meta::Regex;
 use regex_automata::util::syntax;
 use regex_automata::{Anchored, Input};
 
-use super::tokenizer::TokenizerError;
+use super::error::TokenizerError;
 
 /// Bytes that the engine may spend on remembering states of one expression.
 const AUTOMATON_CACHE_BYTES: usize = 8 * 1024 * 1024;
