@@ -64,7 +64,7 @@ const UNSAFE_FILES: &[&str] = &[
     "src/device/cpu/lanes_x86.rs",
     "src/device/cpu/matmul.rs",
     "src/device/cpu/run.rs",
-    "src/load/mod.rs",
+    "src/load/map.rs",
 ];
 
 fn is_rust(file: &File) -> bool {
