@@ -2,6 +2,8 @@
 //! SentencePiece does, and against texts and vocabularies that are made to break them.
 
 mod text_support;
+#[path = "text_support/texts.rs"]
+mod texts;
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -10,8 +12,10 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use serde_json::Value as Json;
 use text_support::{
-    bytes, check_shared_vectors, data, in_steps, plain, shared_metadata, texts, timed,
+    bytes, check_shared_vectors, data, in_steps, plain, sentencepiece_metadata,
+    sentencepiece_pieces, shared_metadata, timed,
 };
+use texts::texts;
 use worker_orcd::gguf::Metadata;
 use worker_orcd::text::{AddSpecial, ParseSpecial, Tokenizer, TokenizerKind};
 
@@ -27,13 +31,11 @@ struct Model {
 static MODELS: LazyLock<[Model; 2]> = LazyLock::new(|| {
     let json: Json = serde_json::from_str(&data("small-sentencepiece.json")).unwrap();
     [("prefix", true), ("bare", false)].map(|(name, adds_space)| {
-        let list = |key: &str| json[name][key].as_array().unwrap().iter();
+        let list = || json[name]["cases"].as_array().unwrap().iter();
         let ids = |value: &Json| serde_json::from_value(value.clone()).unwrap();
         Model {
-            pieces: list("pieces")
-                .map(|piece| serde_json::from_value(piece.clone()).unwrap())
-                .collect(),
-            cases: list("cases")
+            pieces: sentencepiece_pieces(name),
+            cases: list()
                 .map(|case| {
                     let text = case["text"].as_str().unwrap().to_owned();
                     (text, ids(&case["ids"]), ids(&case["special_ids"]))
@@ -46,19 +48,7 @@ static MODELS: LazyLock<[Model; 2]> = LazyLock::new(|| {
 
 impl Model {
     fn metadata(&self) -> Metadata {
-        let tokens: Vec<String> = self.pieces.iter().map(|piece| piece.0.clone()).collect();
-        let scores: Vec<f32> = self.pieces.iter().map(|piece| piece.1).collect();
-        let types: Vec<i32> = self.pieces.iter().map(|piece| piece.2).collect();
-        let mut metadata = Metadata::default();
-        metadata.insert("tokenizer.ggml.model", "llama");
-        metadata.insert("tokenizer.ggml.pre", "default");
-        metadata.insert("tokenizer.ggml.tokens", tokens);
-        metadata.insert("tokenizer.ggml.scores", scores);
-        metadata.insert("tokenizer.ggml.token_type", types);
-        metadata.insert("tokenizer.ggml.bos_token_id", 1_u32);
-        metadata.insert("tokenizer.ggml.eos_token_id", 2_u32);
-        metadata.insert("tokenizer.ggml.add_space_prefix", self.adds_space);
-        metadata
+        sentencepiece_metadata(&self.pieces, self.adds_space)
     }
 
     fn tokenizer(&self) -> Tokenizer {

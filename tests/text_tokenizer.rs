@@ -2,6 +2,8 @@
 //! vocabularies and texts that are made to break it.
 
 mod text_support;
+#[path = "text_support/texts.rs"]
+mod texts;
 
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
@@ -9,8 +11,9 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use text_support::{
     bytes, check_shared_vectors, check_vectors, data, gpt2_library, gpt2_metadata, in_steps,
-    model_metadata, plain, shared_metadata, small_metadata, texts, timed,
+    model_metadata, plain, shared_metadata, small_metadata, timed,
 };
+use texts::texts;
 use worker_orcd::gguf::Metadata;
 use worker_orcd::text::{
     AddSpecial, EncodingStep, ParseSpecial, TextDecoder, Tokenizer, TokenizerError, TokenizerKind,

@@ -5,7 +5,6 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use proptest::prelude::*;
 use worker_orcd::gguf::{self, Metadata};
 use worker_orcd::text::{AddSpecial, EncodingStep, ParseSpecial, Tokenizer};
 
@@ -85,21 +84,6 @@ pub fn timed(name: &str, encode: impl FnOnce() -> Vec<u32>) -> Vec<u32> {
     eprintln!("{name}: {} ids in {took:?}", ids.len());
     assert!(took < Duration::from_secs(4), "{name}: {took:?}");
     ids
-}
-
-/// Texts of the kinds that pre-tokenizers tell apart.
-pub fn texts() -> impl Strategy<Value = String> {
-    let word = prop_oneof![
-        "[a-zA-Z]{1,12}",
-        "[0-9]{1,9}",
-        "[ \t\n\r\u{a0}\u{3000}]{1,6}",
-        "[!-/:-@]{1,5}",
-        "['][a-zA-Z]{1,3}",
-        "\\PC{1,4}",
-        any::<String>(),
-        Just("<|endoftext|>".to_owned()),
-    ];
-    prop::collection::vec(word, 0..24).prop_map(|words| words.concat())
 }
 
 /// Holds a tokenizer against the texts and ids of a vector file, both ways.
@@ -230,5 +214,28 @@ fn metadata(
     metadata.insert("tokenizer.ggml.tokens", tokens);
     metadata.insert("tokenizer.ggml.merges", merges);
     metadata.insert("tokenizer.ggml.token_type", types);
+    metadata
+}
+
+/// The vocabulary of a small model that the Python package `sentencepiece` trained, as (piece, score, type): "prefix" or "bare".
+pub fn sentencepiece_pieces(name: &str) -> Vec<(String, f32, i32)> {
+    let json: serde_json::Value = serde_json::from_str(&data("small-sentencepiece.json")).unwrap();
+    serde_json::from_value(json[name]["pieces"].clone()).unwrap()
+}
+
+/// Its metadata, which says whether a space is put before a text.
+pub fn sentencepiece_metadata(pieces: &[(String, f32, i32)], adds_space: bool) -> Metadata {
+    let tokens: Vec<String> = pieces.iter().map(|piece| piece.0.clone()).collect();
+    let scores: Vec<f32> = pieces.iter().map(|piece| piece.1).collect();
+    let types: Vec<i32> = pieces.iter().map(|piece| piece.2).collect();
+    let mut metadata = Metadata::default();
+    metadata.insert("tokenizer.ggml.model", "llama");
+    metadata.insert("tokenizer.ggml.pre", "default");
+    metadata.insert("tokenizer.ggml.tokens", tokens);
+    metadata.insert("tokenizer.ggml.scores", scores);
+    metadata.insert("tokenizer.ggml.token_type", types);
+    metadata.insert("tokenizer.ggml.bos_token_id", 1_u32);
+    metadata.insert("tokenizer.ggml.eos_token_id", 2_u32);
+    metadata.insert("tokenizer.ggml.add_space_prefix", adds_space);
     metadata
 }
