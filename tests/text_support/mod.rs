@@ -116,6 +116,17 @@ pub fn check_shared_vectors(name: &str) {
     let tokenizer = Tokenizer::from_gguf(&metadata).unwrap();
     eprintln!("{name}: built in {:?}", begin.elapsed());
     check_vectors(&tokenizer, &read("inp"), &read("out"));
+    // A megabyte: prose, names, JSON and code, and in each part the texts of the vectors.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let parts = ["protocol/PROTOCOL.md", "ARCHITECTURE.md", "src/main.rs"]
+        .map(|path| std::fs::read_to_string(root.join(path)).unwrap());
+    let mut text = String::new();
+    while text.len() < 1_000_000 {
+        text.push_str(&parts.concat());
+        text.push_str(&read("inp"));
+    }
+    let ids = timed(name, || plain(&tokenizer, &text));
+    assert!(bytes(&tokenizer, &ids) == text.as_bytes());
 }
 
 /// The metadata of the default model.
