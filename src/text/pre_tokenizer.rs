@@ -397,6 +397,25 @@ mod tests {
     }
 
     #[test]
+    fn names_that_share_an_expression_cut_alike_and_others_are_none() {
+        for (name, like) in [
+            ("starcoder", "smollm"),
+            ("refact", "smollm"),
+            ("command-r", "smollm"),
+            ("llama3", "llama-bpe"),
+            ("llama-v3", "llama-bpe"),
+            ("deepseek-r1-qwen", "qwen2"),
+            ("llama4", "gpt-4o"),
+        ] {
+            let text = "I'M 12345 iPhone\t\tüber-cool  \n 日本語";
+            assert_eq!(pieces(name, text), pieces(like, text), "{name}");
+        }
+        for name in ["", "default", "llama", "GPT-2", "qwen9"] {
+            assert!(PreTokenizer::by_name(name).is_none(), "{name}");
+        }
+    }
+
+    #[test]
     fn the_last_space_belongs_to_the_word() {
         assert_eq!(pieces("gpt-2", "a   b"), ["a", "  ", " b"]);
         assert_eq!(pieces("gpt-2", "a   "), ["a", "   "]);
