@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::bpe::PieceProgress;
 use super::error::TokenizerError;
-use super::normalizer::Normalizer;
+use super::normalizer::{Normalizer, SPACE_MARK, up_to};
 use super::pre_tokenizer::PieceCursor;
 use super::special::Found;
 use super::tokenizer::{ParseSpecial, Tokenizer};
@@ -17,6 +17,9 @@ const PIECE_COST: usize = 4;
 
 /// How many bytes can be searched for special tokens in the time that encodes one.
 const SEARCHED_PER_ENCODED: usize = 16;
+
+/// Bytes in which spaces are written for their marks at once.
+const UNMARKED_BYTES: usize = 16 * 1024;
 
 /// What finding a special token costs besides, in bytes encoded.
 const FOUND_COST: usize = 8;
@@ -48,8 +51,18 @@ pub struct Encoding {
     stage: Stage,
 }
 
+/// How a text is searched for special tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Spelling {
+    AsGiven,
+    /// With spaces for their marks.
+    Unmarked,
+}
+
 #[derive(Debug)]
 enum Stage {
+    /// Writing spaces for their marks: this much of the text is done.
+    Unmarking { done: String, at: usize },
     /// Looking for the next special token, which none of the bytes before `scanned` begins.
     Searching { scanned: usize },
     /// Normalizing the text before a special token or the end.
@@ -84,17 +97,25 @@ impl Encoding {
     /// Nothing is done yet; `ids` stand before those of the text, and `suffix` after them.
     pub(super) fn new(
         text: String,
+        spelling: Spelling,
         parse_special: ParseSpecial,
         ids: Vec<u32>,
         suffix: Vec<u32>,
     ) -> Self {
+        let stage = match spelling {
+            Spelling::AsGiven => Stage::Searching { scanned: 0 },
+            Spelling::Unmarked => Stage::Unmarking {
+                done: String::new(),
+                at: 0,
+            },
+        };
         Encoding {
             text,
             parse_special,
             ids,
             suffix,
             at: 0,
-            stage: Stage::Searching { scanned: 0 },
+            stage,
         }
     }
 
@@ -109,6 +130,7 @@ impl Encoding {
         while budget > 0 {
             let stage = std::mem::replace(&mut self.stage, Stage::Finished);
             let (stage, cost) = match stage {
+                Stage::Unmarking { done, at } => self.unmark(done, at),
                 Stage::Searching { scanned } => self.search(tokenizer, scanned),
                 Stage::Normalizing { source, done, then } => {
                     self.normalize(tokenizer.normalizer, source, done, then)
@@ -125,6 +147,26 @@ impl Encoding {
             budget = budget.saturating_sub(cost);
         }
         Ok(EncodingStep::Working)
+    }
+
+    fn unmark(&mut self, mut done: String, at: usize) -> (Stage, usize) {
+        let part = up_to(&self.text[at..], UNMARKED_BYTES);
+        let at = at + part.len();
+        if !done.is_empty() || part.contains(SPACE_MARK) {
+            if done.is_empty() {
+                // A text without marks, as nearly all are, is not copied.
+                done.push_str(&self.text[..at - part.len()]);
+            }
+            done.push_str(&part.replace(SPACE_MARK, " "));
+        }
+        let cost = UNMARKED_BYTES / SEARCHED_PER_ENCODED;
+        if at < self.text.len() {
+            return (Stage::Unmarking { done, at }, cost);
+        }
+        if !done.is_empty() {
+            self.text = done;
+        }
+        (Stage::Searching { scanned: 0 }, cost)
     }
 
     fn search(&mut self, tokenizer: &Tokenizer, scanned: usize) -> (Stage, usize) {

@@ -172,7 +172,7 @@ fn sentencepiece_parts(metadata: &Metadata) -> Result<Parts<'_>, TokenizerError>
     };
     let (prefix, suffix) = around(metadata, tokens.len(), BosDefault::Add)?;
     let mut special = special_tokens(&tokens);
-    sentencepiece::find_both_spellings(&mut special);
+    sentencepiece::unmark_spaces(&mut special);
     if metadata.string("general.architecture")? == Some("phi3") {
         strip_as_phi3(&mut special);
     }

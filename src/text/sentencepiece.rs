@@ -10,9 +10,9 @@ use std::cmp::Reverse;
 use tokenizers::models::bpe::Vocab;
 
 use super::error::TokenizerError;
-use super::normalizer::{SPACE_MARK, SPACE_MARK_TEXT};
+use super::normalizer::SPACE_MARK;
 use super::pre_tokenizer::Splitter;
-use super::special::{SpecialKind, SpecialToken};
+use super::special::SpecialToken;
 use super::tokenizer::{TokenClass, TokenEntry};
 
 /// Cuts before the first space of each run that follows something else.
@@ -85,29 +85,12 @@ pub(super) fn splitter(tokens: &[TokenEntry<'_>]) -> Result<Option<Splitter>, To
     }
 }
 
-/// Spaces and their marks are one character to SentencePiece; converters write a user-defined token
-/// with either, and a text may hold either.
-pub(super) fn find_both_spellings(special: &mut Vec<SpecialToken>) {
-    let other_spellings: Vec<SpecialToken> = special
-        .iter()
-        .filter(|token| token.kind == SpecialKind::UserDefined)
-        .flat_map(|token| {
-            let spaces = token.text.replace(SPACE_MARK, " ");
-            let marks = token.text.replace(' ', SPACE_MARK_TEXT);
-            [spaces, marks].map(|text| SpecialToken {
-                text,
-                ..token.clone()
-            })
-        })
-        .collect();
-    let known: std::collections::HashSet<String> =
-        special.iter().map(|token| token.text.clone()).collect();
-    let mut added = std::collections::HashSet::new();
-    special.extend(
-        other_spellings
-            .into_iter()
-            .filter(|token| !known.contains(&token.text) && added.insert(token.text.clone())),
-    );
+/// Converters write the spaces of a token that is searched for in the text as spaces or as marks. To
+/// SentencePiece both are one character, so both the tokens and the text are searched as spaces.
+pub(super) fn unmark_spaces(special: &mut [SpecialToken]) {
+    for token in special {
+        token.text = token.text.replace(SPACE_MARK, " ");
+    }
 }
 
 /// The byte that a token of the form `<0x0A>` stands for.

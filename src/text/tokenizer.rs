@@ -9,7 +9,7 @@
 use std::collections::HashSet;
 
 use super::bpe::{Alphabet, Bpe};
-use super::encoding::{Encoding, EncodingStep};
+use super::encoding::{Encoding, EncodingStep, Spelling};
 use super::error::TokenizerError;
 use super::gguf_vocab::{self, SpecialIds};
 use super::hf_json;
@@ -299,6 +299,11 @@ impl Tokenizer {
             AddSpecial::Yes => (self.prefix.clone(), self.suffix.clone()),
             AddSpecial::No => (Vec::new(), Vec::new()),
         };
-        Encoding::new(text, parse_special, ids, suffix)
+        let spelling = match (self.kind, self.normalizer) {
+            (TokenizerKind::GgufBpe, Normalizer::Spaces(_)) => Spelling::Unmarked,
+            (TokenizerKind::GgufBpe, Normalizer::None | Normalizer::Nfc)
+            | (TokenizerKind::HfJson, _) => Spelling::AsGiven,
+        };
+        Encoding::new(text, spelling, parse_special, ids, suffix)
     }
 }
