@@ -26,6 +26,9 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
+/// Tokens that the device holds.
+const CONTEXT: usize = 2048;
+
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args()
         .skip(1)
@@ -43,7 +46,7 @@ fn main() -> anyhow::Result<()> {
     let isa = isa.ok_or_else(|| anyhow::anyhow!("this machine has no {wanted:?}"))?;
     let bytes = std::fs::read(path)?;
     let gguf = worker_orcd::gguf::parse(&bytes)?;
-    let plan = lower::lower(&arch::spec(&gguf)?);
+    let plan = lower::lower(&arch::spec(&gguf)?, CONTEXT);
     let weights = Weights::claim(&plan, &gguf)?;
     let size = weights.total_bytes();
     let mut device = CpuDevice::new(
@@ -51,7 +54,7 @@ fn main() -> anyhow::Result<()> {
         weights,
         Box::new(bytes),
         CpuOptions {
-            context: 2048,
+            context: CONTEXT,
             kv: KvType::F16,
             isa,
         },

@@ -1,6 +1,8 @@
 //! After its load the cpu device allocates nothing: not in a step, not in a poll, not in drawing a token.
 
 mod common;
+#[path = "common/fixtures.rs"]
+mod fixtures;
 #[path = "common/gguf_writer.rs"]
 mod gguf_writer;
 #[path = "common/tiny_llama.rs"]
@@ -192,6 +194,35 @@ fn steps_allocate_nothing() {
             let mut device = common::cpu_device(TinyLlama::new(kind).file(), options);
             generate(&mut device, params);
         }
+    }
+}
+
+#[test]
+fn steps_of_every_architecture_allocate_nothing() {
+    for fixture in fixtures::all() {
+        let options = CpuOptions {
+            context: fixture.context.unwrap_or(PAGE_TOKENS),
+            kv: KvType::F16,
+            isa: Isa::best(),
+        };
+        let longest = fixture.prompts.iter().max_by_key(|p| p.tokens.len());
+        let tokens = &longest.expect("a prompt").tokens;
+        let mut device = common::cpu_device(fixture.gguf, options);
+        let (prompt, rest) = tokens.split_at(tokens.len() - 3);
+        assert_no_allocation(&fixture.name, || {
+            let steps = prompt.chunks(5).chain(rest.chunks(1));
+            let mut position = 0;
+            for tokens in steps {
+                let step = Step {
+                    pages: &[PageId(0)],
+                    tokens,
+                    position,
+                    rows: Rows::Last,
+                };
+                forward(&mut device, step);
+                position += tokens.len();
+            }
+        });
     }
 }
 

@@ -697,7 +697,7 @@ fn a_load_goes_on_where_it_stopped() {
     let file = shape.file();
     let gguf = gguf::parse(&file).expect("a GGUF file");
     let spec = worker_orcd::model::arch::spec(&gguf).expect("a llama");
-    let plan = worker_orcd::model::lower::lower(&spec);
+    let plan = worker_orcd::model::lower::lower(&spec, 256);
     let weights = worker_orcd::model::weights::Weights::claim(&plan, &gguf).expect("every tensor");
     let total: u64 = gguf.tensors.iter().map(|t| t.size_bytes).sum();
     let options = CpuOptions {

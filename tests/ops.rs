@@ -5,7 +5,10 @@ use proptest::prelude::*;
 use worker_orcd::device::PAGE_TOKENS;
 use worker_orcd::device::cpu::isa::Isa;
 use worker_orcd::device::cpu::kernels::{Attend, Kernels, MatMul, Store, padded};
+use worker_orcd::device::cpu::moe::Routing;
 use worker_orcd::device::cpu::naive;
+use worker_orcd::device::cpu::program::Choice;
+use worker_orcd::model::spec::Gating;
 use worker_orcd::quant::TensorType;
 
 /// Numbers that repeat for a seed, in about -1 to 1.
@@ -139,30 +142,60 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn norms_and_activations_follow_their_twins(len in 1..700usize, seed in 0..1000u64) {
+    fn norms_are_the_twins_bits(len in 1..700usize, seed in 0..1000u64) {
         let (x, w) = (activations(len, 1, seed), activations(len, 1, seed + 1));
-        let expected = naive::rms_norm(&x[..len], &w[..len], 1e-5);
-        let gated = naive::silu_gated(&x, &w);
-        let mut of_all: Vec<(Vec<u32>, Vec<u32>)> = Vec::new();
+        let rms = naive::rms_norm(&x[..len], &w[..len], 1e-5);
+        let layer = naive::layer_norm(&x[..len], &w[..len], 1e-5);
         for (isa, kernels) in kernel_sets() {
-            let mut out = vec![f32::NAN; padded(len)];
-            // SAFETY: `kernel_sets` holds only what this machine has.
-            unsafe { (kernels.rms_norm)(&x, &w, len, 1e-5, &mut out) };
-            prop_assert_eq!(bits(&out[..len]), bits(&expected), "{}", isa.name());
-            prop_assert!(out[len..].iter().all(|v| *v == 0.0), "padding stays zero");
-            let mut gate = x.clone();
-            // SAFETY: as above.
-            unsafe { (kernels.silu_gated)(&mut gate, &w) };
-            for (ours, twin) in gate.iter().zip(&gated) {
-                prop_assert!((ours - twin).abs() <= 1e-6 * twin.abs().max(1e-3), "{}: {ours} is not {twin}", isa.name());
+            for (kernel, expected) in [(kernels.rms_norm, &rms), (kernels.layer_norm, &layer)] {
+                let mut out = vec![f32::NAN; padded(len)];
+                // SAFETY: `kernel_sets` holds only what this machine has.
+                unsafe { kernel(&x, &w, len, 1e-5, &mut out) };
+                prop_assert_eq!(bits(&out[..len]), bits(expected), "{}", isa.name());
+                prop_assert!(out[len..].iter().all(|v| *v == 0.0), "padding stays zero");
             }
-            of_all.push((bits(&out), bits(&gate)));
+        }
+    }
+
+    /// From far below to far beyond where the functions turn, and any cap.
+    #[test]
+    fn activations_follow_their_twins(len in 1..300usize, reach in 0.1..40.0f32, cap in 0.5..50.0f32, seed in 0..1000u64) {
+        let far = |seed| -> Vec<f32> { activations(len, 1, seed).iter().map(|v| v * reach).collect() };
+        let (x, up) = (far(seed), far(seed + 1));
+        let twins: [Vec<f32>; 4] = [
+            x.iter().map(|x| naive::silu(*x)).collect(),
+            x.iter().map(|x| naive::gelu_tanh(*x)).collect(),
+            x.iter().zip(&up).map(|(x, up)| naive::clamped_swiglu(*x, *up, 1.702, 7.0)).collect(),
+            x[..len].iter().map(|x| naive::softcap(*x, cap)).collect(),
+        ];
+        let mut of_all: Vec<[Vec<u32>; 4]> = Vec::new();
+        for (isa, kernels) in kernel_sets() {
+            let mut ours = [x.clone(), x.clone(), x.clone(), x[..len].to_vec()];
+            let [silu, gelu, swiglu, capped] = &mut ours;
+            // SAFETY: `kernel_sets` holds only what this machine has.
+            unsafe {
+                (kernels.silu)(silu);
+                (kernels.gelu_tanh)(gelu);
+                (kernels.clamped_swiglu)(swiglu, &up, 1.702, 7.0);
+                (kernels.softcap)(capped, cap);
+            }
+            for (which, (ours, twins)) in ours.iter().zip(&twins).enumerate() {
+                for (ours, twin) in ours.iter().zip(twins) {
+                    let close = (ours - twin).abs() <= 2e-6 * twin.abs().max(1e-3);
+                    prop_assert!(close, "{} {which}: {ours} is not {twin}", isa.name());
+                }
+            }
+            of_all.push(ours.map(|values| bits(&values)));
         }
         prop_assert!(of_all.windows(2).all(|w| w[0] == w[1]), "instruction sets differ");
     }
 
+    /// A window of any width, a cap and sinks, each there or not.
     #[test]
-    fn attention_follows_its_twin(head_dim in 1..140usize, group in 1..8usize, positions in 1..700usize, seed in 0..1000u64) {
+    fn attention_follows_its_twin(
+        head_dim in 1..140usize, group in 1..8usize, positions in 1..700usize, seed in 0..1000u64,
+        window in proptest::option::of(1..600usize), softcap in proptest::option::of(0.5..9.0f32), with_sinks: bool,
+    ) {
         let stride = head_dim.next_multiple_of(16);
         let pages = positions.div_ceil(PAGE_TOKENS);
         let page = PAGE_TOKENS * (head_dim + stride);
@@ -179,13 +212,19 @@ proptest! {
             }
         }
         let scale = 1.0 / (head_dim as f32).sqrt();
-        let expected: Vec<f32> = q.chunks_exact(head_dim).flat_map(|q| naive::attend(q, &keys, &values, scale)).collect();
+        let first = window.map_or(0, |window| positions.saturating_sub(window));
+        let sinks: Vec<f32> = if with_sinks { numbers(seed + 3, group).iter().map(|v| 4.0 * v).collect() } else { Vec::new() };
+        let twin = |(head, q): (usize, &[f32])| {
+            let extras = naive::Extras { first, softcap, sink: sinks.get(head).copied() };
+            naive::attend(q, &keys, &values, scale, extras)
+        };
+        let expected: Vec<f32> = q.chunks_exact(head_dim).enumerate().flat_map(twin).collect();
         let (key_offsets, value_offsets) = (|p: usize| base(p), |p: usize| base(p) + PAGE_TOKENS * head_dim);
         let mut of_all = Vec::new();
         for (isa, kernels) in kernel_sets() {
             let mut out = vec![f32::NAN; head_dim * group];
             let mut buffer = vec![f32::NAN; group * pages * PAGE_TOKENS];
-            let job = Attend { queries: &q, pool: &pool[..], key_offsets: &key_offsets, value_offsets: &value_offsets, value_stride: stride, head_dim, positions, scale };
+            let job = Attend { queries: &q, pool: &pool[..], key_offsets: &key_offsets, value_offsets: &value_offsets, value_stride: stride, head_dim, first, positions, scale, softcap, sinks: &sinks };
             // SAFETY: `kernel_sets` holds only what this machine has.
             unsafe { (kernels.attend_f32)(&job, &mut buffer, &mut out) };
             for (ours, twin) in out.iter().zip(&expected) {
@@ -195,6 +234,57 @@ proptest! {
         }
         prop_assert!(of_all.windows(2).all(|w| w[0] == w[1]), "instruction sets differ");
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Experts and shares are the twin's, ties included; places are all different, and those of an expert lie together.
+    #[test]
+    fn routes_are_the_twins(n_experts in 1..40usize, used in 1..9usize, tokens in 1..40usize, steps in 1..20i32, seed in 0..1000u64) {
+        let n_used = used.min(n_experts);
+        // few different logits, so that many are equal
+        let logits: Vec<f32> = numbers(seed, n_experts * tokens).iter().map(|v| (v * steps as f32).round()).collect();
+        for gating in [Gating::SoftmaxOfUsed, Gating::SoftmaxOfAll] {
+            let choice = Choice { n_experts, n_used, gating, scale: 1.5 };
+            let mut routing = Routing::new((n_experts + 3, n_used + 1), tokens);
+            for (token, logits) in logits.chunks_exact(n_experts).enumerate() {
+                routing.choose(token, logits, choice);
+            }
+            routing.group(n_experts, tokens);
+            let mut taken = vec![0; tokens * n_used];
+            for (token, logits) in logits.chunks_exact(n_experts).enumerate() {
+                let twin = naive::route(logits, n_used, gating, 1.5);
+                prop_assert_eq!(routing.of_token(token).count(), n_used);
+                for ((expert, share, place), (of_twin, share_of_twin)) in routing.of_token(token).zip(twin) {
+                    prop_assert_eq!(expert, of_twin);
+                    prop_assert!((share - share_of_twin).abs() <= 1e-6, "{share} is not {share_of_twin}");
+                    let (begin, count) = routing.places_of(expert);
+                    prop_assert!((begin..begin + count).contains(&place), "{place} is not of {expert}");
+                    taken[place] += 1;
+                }
+            }
+            prop_assert!(taken.iter().all(|n| *n == 1), "each place is taken once: {taken:?}");
+        }
+    }
+}
+
+/// Logits that are no numbers choose some experts all the same.
+#[test]
+fn logits_that_are_no_numbers_choose_different_experts() {
+    let choice = Choice {
+        n_experts: 4,
+        n_used: 3,
+        gating: Gating::SoftmaxOfAll,
+        scale: 1.0,
+    };
+    let mut routing = Routing::new((4, 3), 1);
+    routing.choose(0, &[f32::NAN, 1.0, f32::NAN, f32::INFINITY], choice);
+    routing.group(4, 1);
+    let mut chosen: Vec<usize> = routing.of_token(0).map(|(expert, ..)| expert).collect();
+    chosen.sort_unstable();
+    chosen.dedup();
+    assert!(chosen.len() == 3 && chosen[2] < 4, "{chosen:?}");
 }
 
 /// Extreme scales: subnormal, zero, largest, negative zero; the product must still be the twin's.
@@ -239,7 +329,7 @@ fn extreme_scales_are_the_twins_bits() {
     }
 }
 
-/// The whole range of the kernels' e^x, through the only kernel that shows it plainly: silu(x) × 1.
+/// The whole range of the kernels' e^x, through the kernel that shows it plainly: silu.
 #[test]
 fn exp_is_within_a_few_units_everywhere_and_the_same_bits_on_every_set() {
     let x: Vec<f32> = (-140_000..140_000)
@@ -248,12 +338,11 @@ fn exp_is_within_a_few_units_everywhere_and_the_same_bits_on_every_set() {
         .collect();
     let mut x = x;
     x.resize(x.len().next_multiple_of(16), 0.0);
-    let ones = vec![1.0; x.len()];
     let mut of_all = Vec::new();
     for (isa, kernels) in kernel_sets() {
         let mut gate = x.clone();
         // SAFETY: `kernel_sets` holds only what this machine has.
-        unsafe { (kernels.silu_gated)(&mut gate, &ones) };
+        unsafe { (kernels.silu)(&mut gate) };
         for (ours, x) in gate.iter().zip(&x) {
             let exact = if x.is_infinite() {
                 f64::INFINITY

@@ -2,6 +2,8 @@
 //!
 //! The printed plans stand in `tests/goldens/plans/`; `UPDATE_GOLDENS=1 cargo test --test plan` writes them anew.
 
+#[path = "common/fixtures.rs"]
+mod fixtures;
 #[path = "common/gguf_writer.rs"]
 mod gguf_writer;
 
@@ -10,6 +12,9 @@ use worker_orcd::gguf::{self, GgmlType};
 use worker_orcd::model::plan::Plan;
 use worker_orcd::model::{ModelError, arch, lower, weights::Weights};
 use worker_orcd::quant::TensorType;
+
+/// The context that plans are made for.
+const CONTEXT: usize = 256;
 
 /// A matrix or vector of F32 zeros.
 trait Zeros {
@@ -81,15 +86,19 @@ fn reshaped(writer: GgufWriter, name: &str, dims: &[u64]) -> GgufWriter {
 
 /// Everything that a load does before it touches a device.
 fn open(writer: &GgufWriter) -> Result<Plan, ModelError> {
-    let gguf = gguf::parse(&writer.finish())?;
-    let plan = lower::lower(&arch::spec(&gguf)?);
+    open_bytes(&writer.finish(), CONTEXT)
+}
+
+fn open_bytes(bytes: &[u8], context: usize) -> Result<Plan, ModelError> {
+    let gguf = gguf::parse(bytes)?;
+    let plan = lower::lower(&arch::spec(&gguf)?, context);
     Weights::claim(&plan, &gguf)?;
     Ok(plan)
 }
 
 #[track_caller]
-fn assert_golden(name: &str, writer: &GgufWriter) {
-    let printed = open(writer).expect("a model").to_string();
+fn assert_golden(name: &str, plan: &Plan) {
+    let printed = plan.to_string();
     let path = format!(
         "{}/tests/goldens/plans/{name}.txt",
         env!("CARGO_MANIFEST_DIR")
@@ -117,17 +126,36 @@ fn assert_refused(writer: &GgufWriter, wanted: &[&str]) {
 
 #[test]
 fn a_plan_is_printed_as_it_was() {
-    assert_golden("llama", &llama());
-    assert_golden("llama_tied", &without_tensor(llama(), "output.weight"));
+    let plan = |writer: &GgufWriter| open(writer).expect("a model");
+    assert_golden("llama", &plan(&llama()));
+    assert_golden(
+        "llama_tied",
+        &plan(&without_tensor(llama(), "output.weight")),
+    );
     assert_golden(
         "llama_rope_freqs",
-        &llama().zeros("rope_freqs.weight", &[4]),
+        &plan(&llama().zeros("rope_freqs.weight", &[4])),
     );
     let linear = with(llama(), "llama.rope.scaling.type", "linear");
-    assert_golden(
-        "llama_linear",
-        &with(linear, "llama.rope.scaling.factor", 4.0f32),
-    );
+    let linear = with(linear, "llama.rope.scaling.factor", 4.0f32);
+    assert_golden("llama_linear", &plan(&linear));
+}
+
+/// One plan for each architecture of the table at least, from a file as its converter writes it.
+#[test]
+fn every_architecture_has_its_plan() {
+    let fixtures = fixtures::all();
+    for architecture in arch::ARCHITECTURES {
+        let has = fixtures.iter().any(|f| f.architecture == architecture.name);
+        assert!(has, "no fixture is a {}", architecture.name);
+    }
+    for fixture in fixtures.iter().filter(|f| f.architecture != "llama") {
+        let context = fixture.context.unwrap_or(CONTEXT);
+        match open_bytes(&fixture.gguf, context) {
+            Ok(plan) => assert_golden(&fixture.name.replace('-', "_"), &plan),
+            Err(error) => panic!("{}: {error}", fixture.name),
+        }
+    }
 }
 
 /// What a file may leave out has the value that converters leave out.
@@ -395,7 +423,7 @@ fn rotations_that_cannot_be_are_refused() {
 
 #[test]
 fn scalings_that_are_not_known_are_refused_by_name() {
-    for kind in ["yarn", "longrope", "", "Linear"] {
+    for kind in ["ntk", "", "Linear"] {
         assert_refused(
             &with(llama(), "llama.rope.scaling.type", kind),
             &["llama.rope.scaling.type", kind, "not supported"],
@@ -444,5 +472,161 @@ fn a_scaling_without_its_type_is_not_left_unread() {
             Ok(plan) => assert!(plan.to_string() != plain, "{key} is left unread"),
             Err(error) => assert!(error.to_string().contains(key), "{error}"),
         }
+    }
+}
+
+/// A fixture's file with other keys and tensors: a model of its architecture that nobody has trained.
+struct Variant(&'static str);
+
+impl Variant {
+    /// Why the file is refused once it has been changed.
+    fn refused(&self, change: impl Fn(&mut gguf::Gguf)) -> String {
+        let fixture = fixtures::all().into_iter().find(|f| f.name == self.0);
+        let mut gguf = gguf::parse(&fixture.expect("a fixture").gguf).expect("a GGUF file");
+        change(&mut gguf);
+        let plan = arch::spec(&gguf).map(|spec| lower::lower(&spec, CONTEXT));
+        let claimed = plan.and_then(|plan| Weights::claim(&plan, &gguf));
+        claimed.expect_err("the file should be refused").to_string()
+    }
+
+    #[track_caller]
+    fn assert_key_refused(
+        &self,
+        key: &str,
+        value: impl Into<gguf::Value> + Clone,
+        wanted: &[&str],
+    ) {
+        let error = self.refused(|gguf| drop(gguf.metadata.insert(key, value.clone())));
+        for part in wanted.iter().chain([&key]) {
+            assert!(error.contains(part), "{error:?} does not say {part:?}");
+        }
+    }
+
+    #[track_caller]
+    fn assert_needs(&self, tensor: &str) {
+        let error = self.refused(|gguf| gguf.tensors.retain(|t| t.name != tensor));
+        assert!(
+            error.contains(tensor) && error.contains("missing"),
+            "{error}"
+        );
+    }
+}
+
+/// Keys that change the arithmetic of some model are refused where they are not known to.
+#[test]
+fn keys_that_an_architecture_does_not_know_are_refused_by_name() {
+    let unknown: &[(&str, &str)] = &[
+        ("qwen2", "qwen2.attention.sliding_window"),
+        ("qwen3", "qwen3.attention.max_alibi_bias"),
+        ("olmo2", "olmo2.attention.sliding_window_pattern"),
+        ("gemma3", "gemma3.attn_logit_softcapping"),
+        ("gpt2", "gpt2.rope.freq_base"),
+        ("granite", "granite.attention.clamp_kqv"),
+        ("gpt-oss", "gpt-oss.attention.key_length_swa"),
+        ("qwen2-yarn", "qwen2.rope.scaling.yarn_log_multiplier"),
+        ("llama", "llama.something_new"),
+    ];
+    for (fixture, key) in unknown {
+        Variant(fixture).assert_key_refused(key, gguf::Value::F32(2.0), &["2", "not known"]);
+    }
+    Variant("llama").assert_key_refused(
+        "llama.attention.causal",
+        gguf::Value::Bool(false),
+        &["false"],
+    );
+    // none of it is none of it
+    for (fixture, key) in unknown {
+        let fixture = fixtures::all().into_iter().find(|f| f.name == *fixture);
+        let mut gguf = gguf::parse(&fixture.expect("a fixture").gguf).expect("a GGUF file");
+        gguf.metadata.insert(key, gguf::Value::F32(0.0));
+        arch::spec(&gguf).expect("0 says that there is none");
+    }
+}
+
+#[test]
+fn values_that_are_not_computed_with_are_refused_by_name() {
+    use gguf::Value::{F32, U32};
+    let yarn = Variant("qwen2-yarn");
+    yarn.assert_key_refused(
+        "qwen2.rope.scaling.yarn_ext_factor",
+        F32(0.5),
+        &["0.5", "only 1"],
+    );
+    yarn.assert_key_refused("qwen2.rope.scaling.factor", F32(-4.0), &["-4"]);
+    let experts = Variant("gpt-oss");
+    experts.assert_key_refused("gpt-oss.expert_used_count", U32(8), &["8", "7 experts"]);
+    experts.assert_key_refused("gpt-oss.expert_used_count", U32(0), &["0"]);
+    experts.assert_key_refused("gpt-oss.expert_gating_func", U32(2), &["2", "softmax"]);
+    Variant("qwen2").assert_key_refused("qwen2.expert_count", U32(4), &["4", "experts"]);
+    let long = Variant("phi3-longrope-long");
+    let other = gguf::Value::String("su".into());
+    long.assert_key_refused("phi3.rope.scaling.type", other, &["su", "not supported"]);
+    long.assert_key_refused("phi3.rope.scaling.original_context_length", U32(0), &["0"]);
+}
+
+/// Also what another context would read.
+#[test]
+fn every_tensor_of_every_architecture_must_be_there() {
+    for (fixture, tensors) in [
+        ("qwen2", vec!["blk.1.attn_k.bias"]),
+        ("qwen3", vec!["blk.0.attn_q_norm.weight"]),
+        (
+            "phi3-longrope-long",
+            vec!["rope_factors_short.weight", "rope_factors_long.weight"],
+        ),
+        (
+            "phi3-longrope-short",
+            vec!["rope_factors_short.weight", "rope_factors_long.weight"],
+        ),
+        (
+            "gemma3",
+            vec![
+                "blk.6.post_ffw_norm.weight",
+                "blk.0.post_attention_norm.weight",
+            ],
+        ),
+        (
+            "gpt2",
+            vec![
+                "position_embd.weight",
+                "output_norm.bias",
+                "blk.0.attn_qkv.bias",
+            ],
+        ),
+        (
+            "gpt-oss",
+            vec![
+                "blk.2.attn_sinks.weight",
+                "blk.0.ffn_down_exps.bias",
+                "blk.1.ffn_gate_inp.bias",
+            ],
+        ),
+        (
+            "qwen2moe",
+            vec![
+                "blk.0.ffn_gate_inp_shexp.weight",
+                "blk.1.ffn_up_shexp.weight",
+            ],
+        ),
+        ("stablelm", vec!["blk.1.attn_v.bias"]),
+        ("falcon", vec!["blk.1.attn_norm_2.weight"]),
+    ] {
+        for tensor in tensors {
+            Variant(fixture).assert_needs(tensor);
+        }
+    }
+}
+
+/// The factors follow the context that the worker is to hold, the tensors that the file must have do not.
+#[test]
+fn long_factors_are_those_of_a_long_context() {
+    let fixture = fixtures::all()
+        .into_iter()
+        .find(|f| f.name == "phi3-longrope-long");
+    let gguf = fixture.expect("a fixture").gguf;
+    for (context, read) in [(1, "short"), (256, "short"), (257, "long"), (1024, "long")] {
+        let printed = open_bytes(&gguf, context).expect("a model").to_string();
+        let name = format!("factors rope_factors_{read}.weight");
+        assert_eq!(printed.matches(&name).count(), 2, "{context}: {printed}");
     }
 }

@@ -32,8 +32,6 @@ const LONG_FUNCTIONS: &[(&str, &str, usize)] = &[
         "numbers_that_are_none_never_reach_the_wire",
         65,
     ),
-    ("src/device/cpu/program.rs", "compile", 81),
-    ("src/model/plan.rs", "write_op", 70),
     (
         "tests/text_tokenizer.rs",
         "damaged_vocabularies_are_errors_that_name_the_damage",

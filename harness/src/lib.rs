@@ -17,4 +17,5 @@ pub mod out;
 pub mod pipe;
 pub mod progress;
 pub mod restart;
+pub mod synth;
 pub mod talk;

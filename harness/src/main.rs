@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use worker_orcd_harness::talk::{Interrupted, WorkerEnded};
-use worker_orcd_harness::{ask, bench, chat, conformance, fetch, golden, out};
+use worker_orcd_harness::{ask, bench, chat, conformance, fetch, golden, out, synth};
 
 /// Spawns worker-orcd the way an orchestrator does: one process, one model, a pipe on each side.
 #[derive(Debug, Parser)]
@@ -35,6 +35,8 @@ enum Command {
     /// Measure the worker through its pipe
     #[command(subcommand)]
     Bench(bench::BenchCommand),
+    /// Write a model of random weights in the shape of a well-known one, to measure speed with
+    Synth(synth::SynthArgs),
 }
 
 fn main() -> ExitCode {
@@ -52,6 +54,7 @@ fn run(command: &Command) -> Result<()> {
         Command::Golden(command) => golden::run(command),
         Command::Conformance(args) => conformance::run(args),
         Command::Bench(command) => bench::run(command),
+        Command::Synth(args) => synth::run(args),
         Command::Fetch => out::print_line(&fetch::default_model()?.display().to_string()),
     }
 }

@@ -130,7 +130,7 @@ pub struct Memory {
     pub weights_bytes: u64,
     /// The KV pool.
     pub kv_bytes: u64,
-    /// Activations, logits and other scratch.
+    /// Activations, logits, norms widened to f32 and other scratch.
     pub scratch_bytes: u64,
 }
 

@@ -235,7 +235,7 @@ impl FileLoad {
     fn open(&self) -> Result<Box<Opened>, LoadError> {
         let files::Opened { map, gguf, files } = files::open(&self.options.model)?;
         let spec = arch::spec(&gguf).map_err(|e| self.bad_model(e))?;
-        let plan = lower(&spec);
+        let plan = lower(&spec, self.context(spec.context_length)?);
         let weights = Weights::claim(&plan, &gguf).map_err(|e| self.bad_model(e))?;
         Ok(Box::new(Opened {
             map: Rc::new(map),

@@ -2,9 +2,12 @@
 //!
 //! Matrices are (rows, cols) = (outputs, inputs), row-major as GGUF stores them: `y[row] = Σ_col w[row][col] × x[col]`.
 
-use std::fmt;
+mod print;
+mod rope;
 
-use super::spec::{Activation, Norm, Rope};
+pub use rope::RopeOp;
+
+use super::spec::{Activation, Gating, Norm};
 
 /// A tensor of the plan: an index into [`Plan::tensors`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,8 +27,35 @@ pub struct TensorDecl {
 pub enum Shape {
     /// So many values; widened to f32 at load.
     Vector(usize),
+    /// (count, len): vectors one after another; widened to f32 at load.
+    Vectors(usize, usize),
     /// (rows, cols); stays in its stored format.
     Matrix(usize, usize),
+    /// (count, rows, cols): matrices one after another; stay in their stored format.
+    Matrices(usize, usize, usize),
+}
+
+impl Shape {
+    /// The dimensions as GGUF has them: innermost first.
+    pub fn dims(&self) -> Vec<u64> {
+        let dims = match *self {
+            Shape::Vector(len) => vec![len],
+            Shape::Vectors(count, len) => vec![len, count],
+            Shape::Matrix(rows, cols) => vec![cols, rows],
+            Shape::Matrices(count, rows, cols) => vec![cols, rows, count],
+        };
+        dims.into_iter().map(|d| d as u64).collect()
+    }
+
+    /// How many rows of how many values lie one after another.
+    pub fn rows(&self) -> (usize, usize) {
+        match *self {
+            Shape::Vector(len) => (1, len),
+            Shape::Vectors(count, len) => (count, len),
+            Shape::Matrix(rows, cols) => (rows, cols),
+            Shape::Matrices(count, rows, cols) => (count.saturating_mul(rows), cols),
+        }
+    }
 }
 
 /// A matrix of weights.
@@ -39,50 +69,143 @@ pub struct Matrix {
     pub cols: usize,
 }
 
-/// A normalisation with its weight (n_embd).
+/// A projection: matrix · x + bias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Linear {
+    /// The weights.
+    pub matrix: Matrix,
+    /// (rows).
+    pub bias: Option<TensorId>,
+}
+
+/// A projection of each expert.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpertLinear {
+    /// (n_experts, rows, cols).
+    pub tensor: TensorId,
+    /// How many experts there are.
+    pub n_experts: usize,
+    /// Outputs of each.
+    pub rows: usize,
+    /// Inputs of each.
+    pub cols: usize,
+    /// (n_experts, rows).
+    pub bias: Option<TensorId>,
+}
+
+/// A normalisation of `len` values with its weight.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct NormOp {
     /// Which one.
     pub norm: Norm,
-    /// Its weight.
+    /// (len): factors.
     pub weight: TensorId,
+    /// (len): added at the end.
+    pub bias: Option<TensorId>,
+    /// How many values are normalised together. Where it is less than there are, each `len` of them are, with the same weight: heads.
+    pub len: usize,
 }
 
-/// A rotary embedding with the tensor of its factors, where it has one.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RopeOp {
-    /// Style, width, base and scaling.
-    pub rope: Rope,
-    /// (dims / 2) divisors of the frequencies.
-    pub factors: Option<TensorId>,
+/// The projections of queries, keys and values: (n_heads × head_dim, n_embd) and twice (n_kv_heads × head_dim, n_embd).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Qkv {
+    /// Three tensors.
+    Separate {
+        /// Queries.
+        q: Linear,
+        /// Keys.
+        k: Linear,
+        /// Values.
+        v: Linear,
+    },
+    /// One tensor: rows of all queries, all keys, all values.
+    Fused(Linear),
+}
+
+/// What makes the hidden layer of a feed-forward network; every projection is (n_ff, n_embd).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Hidden {
+    /// activation(gate · x) × (up · x).
+    Gated {
+        /// What the activation is applied to.
+        gate: Linear,
+        /// What it is multiplied by.
+        up: Linear,
+        /// What joins the two.
+        activation: Activation,
+    },
+    /// The same with one tensor (2 × n_ff, n_embd): rows of the gate, then of `up`.
+    GatedFused {
+        /// Gate and up.
+        gate_up: Linear,
+        /// What joins the two.
+        activation: Activation,
+    },
+    /// activation(up · x).
+    Plain {
+        /// What the activation is applied to.
+        up: Linear,
+        /// The activation.
+        activation: Activation,
+    },
+}
+
+impl Hidden {
+    /// Width of the hidden layer.
+    pub fn n_ff(&self) -> usize {
+        match self {
+            Hidden::Gated { up, .. } | Hidden::Plain { up, .. } => up.matrix.rows,
+            Hidden::GatedFused { gate_up, .. } => gate_up.matrix.rows / 2,
+        }
+    }
+}
+
+/// How a projection's result y joins the stream: x += scale × norm(y).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Join {
+    /// Of the result, where there is one.
+    pub norm: Option<NormOp>,
+    /// Factor on what is added; 1 in most models.
+    pub scale: f32,
 }
 
 /// A fused operation: one phase of a step. `x` is the residual stream (n_embd, n_tokens).
+///
+/// q, heads, hidden and the experts' hidden are buffers of their own: in a layer whose halves are parallel `FfnIn` stands before `Attend`, and
+/// beside experts a shared one's `FfnIn` stands before `ExpertsOut`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
-    /// x = embedding rows of the step's tokens.
+    /// x = scale × embedding rows of the step's tokens + rows of their positions.
     Embed {
         /// (n_vocab, n_embd).
         table: Matrix,
+        /// Factor on the rows.
+        scale: f32,
+        /// (context_length, n_embd): a row for each position.
+        positions: Option<Matrix>,
     },
-    /// q, k, v = projections of norm(x); q and k rotated; k and v appended to the layer's pages.
+    /// q, k, v = projections of norm(x); q and k normalised and rotated; k and v appended to the layer's pages.
     AttnIn {
         /// Which layer's keys and values.
         layer: usize,
         /// Before the projections.
-        norm: NormOp,
-        /// (n_heads × head_dim, n_embd).
-        q: Matrix,
-        /// (n_kv_heads × head_dim, n_embd).
-        k: Matrix,
-        /// (n_kv_heads × head_dim, n_embd).
-        v: Matrix,
+        norm: Option<NormOp>,
+        /// The projections.
+        qkv: Qkv,
+        /// Query heads.
+        n_heads: usize,
+        /// Key and value heads.
+        n_kv_heads: usize,
         /// Width of a head.
         head_dim: usize,
+        /// Of the queries: of head_dim or of all n_heads × head_dim values together.
+        q_norm: Option<NormOp>,
+        /// Of the keys.
+        k_norm: Option<NormOp>,
         /// Applied to q and k.
-        rope: RopeOp,
+        rope: Option<RopeOp>,
     },
-    /// heads = softmax(scale × q·kᵀ over positions up to the token's own) · v.
+    /// heads = softmax(softcap(scale × q·kᵀ) over positions up to the token's own) · v.
     Attend {
         /// Which layer's keys and values.
         layer: usize,
@@ -94,34 +217,75 @@ pub enum Op {
         head_dim: usize,
         /// Factor on q·k.
         scale: f32,
+        /// Only so many positions are seen, the token's own included.
+        window: Option<usize>,
+        /// (n_heads): a score that joins each softmax without a value.
+        sinks: Option<TensorId>,
+        /// score = cap × tanh(score / cap).
+        softcap: Option<f32>,
     },
-    /// x += proj · heads.
+    /// x joins proj · heads.
     AttnOut {
         /// (n_embd, n_heads × head_dim).
-        proj: Matrix,
+        proj: Linear,
+        /// How.
+        join: Join,
     },
-    /// hidden = activation(gate · norm(x), up · norm(x)).
+    /// hidden = what the projections of norm(x) make of it.
     FfnIn {
         /// Before the projections.
-        norm: NormOp,
-        /// (n_ff, n_embd).
-        gate: Matrix,
-        /// (n_ff, n_embd).
-        up: Matrix,
+        norm: Option<NormOp>,
+        /// The projections and what joins them.
+        hidden: Hidden,
+        /// (n_embd): all of a token's hidden values are multiplied by sigmoid(share · norm(x)): a shared expert.
+        share: Option<TensorId>,
+    },
+    /// x joins down · hidden.
+    FfnOut {
+        /// (n_embd, n_ff).
+        down: Linear,
+        /// How.
+        join: Join,
+    },
+    /// For each token: the `n_used` largest of router · norm(x), and the share of each. norm(x) is kept for `ExpertsIn`.
+    Route {
+        /// Before the router and the experts.
+        norm: Option<NormOp>,
+        /// (n_experts, n_embd).
+        router: Linear,
+        /// Experts a token goes through; of equal logits the lower index is taken.
+        n_used: usize,
+        /// How shares follow from logits.
+        gating: Gating,
+        /// Factor on the shares.
+        scale: f32,
+    },
+    /// For each token and each of its experts: hidden = activation(gate · norm(x)) × (up · norm(x)).
+    ExpertsIn {
+        /// (n_ff, n_embd) each.
+        gate: ExpertLinear,
+        /// (n_ff, n_embd) each.
+        up: ExpertLinear,
         /// What joins the two.
         activation: Activation,
     },
-    /// x += down · hidden.
-    FfnOut {
-        /// (n_embd, n_ff).
-        down: Matrix,
+    /// x joins Σ over the token's experts, the largest logit first, of share × (down · hidden).
+    ExpertsOut {
+        /// (n_embd, n_ff) each.
+        down: ExpertLinear,
+        /// How.
+        join: Join,
     },
-    /// logits = matrix · norm(x), for the rows that the step asks for.
+    /// logits = softcap(scale × matrix · norm(x)), for the rows that the step asks for.
     Head {
         /// Before the projection.
         norm: NormOp,
         /// (n_vocab, n_embd).
-        logits: Matrix,
+        logits: Linear,
+        /// Factor on the logits.
+        scale: f32,
+        /// logit = cap × tanh(logit / cap).
+        softcap: Option<f32>,
     },
 }
 
@@ -138,8 +302,10 @@ pub struct Plan {
     pub n_vocab: usize,
     /// One entry a layer: shape of its keys and values.
     pub kv: Vec<KvShape>,
-    /// The file must hold these and no others.
+    /// The file must hold these, those that are not read, and no others.
     pub tensors: Vec<TensorDecl>,
+    /// The file must hold these too, though no operation reads them: what another context would read.
+    pub unread: Vec<TensorDecl>,
     /// In the order in which they run.
     pub ops: Vec<Op>,
 }
@@ -151,117 +317,4 @@ pub struct KvShape {
     pub n_kv_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
-}
-
-impl fmt::Display for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "{}: {} layers, n_embd {}, n_vocab {}, context {}",
-            self.architecture,
-            self.kv.len(),
-            self.n_embd,
-            self.n_vocab,
-            self.context_length
-        )?;
-        for (i, op) in self.ops.iter().enumerate() {
-            write!(f, "{i:4} ")?;
-            self.write_op(f, op)?;
-            writeln!(f)?;
-        }
-        Ok(())
-    }
-}
-
-impl Plan {
-    fn name(&self, id: TensorId) -> &str {
-        &self.tensors[id.0].name
-    }
-
-    fn write_matrix(&self, f: &mut fmt::Formatter<'_>, label: &str, m: Matrix) -> fmt::Result {
-        write!(
-            f,
-            " {label}={}({}, {})",
-            self.name(m.tensor),
-            m.rows,
-            m.cols
-        )
-    }
-
-    fn write_norm(&self, f: &mut fmt::Formatter<'_>, n: NormOp) -> fmt::Result {
-        match n.norm {
-            Norm::Rms { eps } => write!(f, " norm=rms({}, eps {eps:e})", self.name(n.weight)),
-        }
-    }
-
-    fn write_op(&self, f: &mut fmt::Formatter<'_>, op: &Op) -> fmt::Result {
-        match op {
-            Op::Embed { table } => {
-                write!(f, "Embed  ")?;
-                self.write_matrix(f, "table", *table)
-            }
-            Op::AttnIn {
-                layer,
-                norm,
-                q,
-                k,
-                v,
-                head_dim,
-                rope,
-            } => {
-                write!(f, "AttnIn  layer={layer}")?;
-                self.write_norm(f, *norm)?;
-                for (label, m) in [("q", q), ("k", k), ("v", v)] {
-                    self.write_matrix(f, label, *m)?;
-                }
-                let Rope {
-                    style,
-                    dims,
-                    base,
-                    scaling,
-                } = &rope.rope;
-                write!(
-                    f,
-                    " head_dim={head_dim} rope={style:?}(dims {dims}, base {base}, scaling {scaling:?})"
-                )
-            }
-            Op::Attend {
-                layer,
-                n_heads,
-                n_kv_heads,
-                head_dim,
-                scale,
-            } => {
-                write!(
-                    f,
-                    "Attend  layer={layer} heads={n_heads} kv_heads={n_kv_heads} head_dim={head_dim} scale={scale}"
-                )
-            }
-            Op::AttnOut { proj } => {
-                write!(f, "AttnOut")?;
-                self.write_matrix(f, "proj", *proj)
-            }
-            Op::FfnIn {
-                norm,
-                gate,
-                up,
-                activation,
-            } => {
-                write!(f, "FfnIn  ")?;
-                self.write_norm(f, *norm)?;
-                self.write_matrix(f, "gate", *gate)?;
-                self.write_matrix(f, "up", *up)?;
-                write!(f, " activation={activation:?}")
-            }
-            Op::FfnOut { down } => {
-                write!(f, "FfnOut ")?;
-                self.write_matrix(f, "down", *down)
-            }
-            Op::Head { norm, logits } => {
-                write!(f, "Head   ")?;
-                self.write_norm(f, *norm)?;
-                self.write_matrix(f, "logits", *logits)
-            }
-        }
-    }
 }

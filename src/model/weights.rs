@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use sha2::{Digest, Sha256};
 
 use super::ModelError;
-use super::plan::{Plan, Shape, TensorDecl, TensorId};
+use super::plan::{Plan, TensorDecl, TensorId};
 use crate::gguf::{Gguf, TensorInfo};
 use crate::quant::TensorType;
 
@@ -31,17 +31,18 @@ impl Weights {
     pub fn claim(plan: &Plan, gguf: &Gguf) -> Result<Self, ModelError> {
         let mut left: HashMap<&str, &TensorInfo> =
             gguf.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
-        let claimed = plan
-            .tensors
+        let mut find = |decl: &TensorDecl| match left.remove(decl.name.as_str()) {
+            Some(info) => check(decl, info),
+            None => Err(ModelError::tensor(
+                &decl.name,
+                format!("is missing: a {} model must have it", plan.architecture),
+            )),
+        };
+        let claimed = plan.tensors.iter().map(&mut find);
+        let claimed = claimed.collect::<Result<Vec<_>, _>>()?;
+        plan.unread
             .iter()
-            .map(|decl| match left.remove(decl.name.as_str()) {
-                Some(info) => check(decl, info),
-                None => Err(ModelError::tensor(
-                    &decl.name,
-                    format!("is missing: a {} model must have it", plan.architecture),
-                )),
-            })
-            .collect::<Result<Vec<_>, _>>()?;
+            .try_for_each(|decl| find(decl).map(drop))?;
         match gguf
             .tensors
             .iter()
@@ -114,10 +115,7 @@ impl Weights {
 }
 
 fn check(decl: &TensorDecl, info: &TensorInfo) -> Result<Weight, ModelError> {
-    let (dims, cols) = match decl.shape {
-        Shape::Vector(n) => (vec![n as u64], n),
-        Shape::Matrix(rows, cols) => (vec![cols as u64, rows as u64], cols),
-    };
+    let (dims, (rows, cols)) = (decl.shape.dims(), decl.shape.rows());
     if info.dims != dims {
         let problem = format!(
             "has the shape {:?}, but its model needs {dims:?} (innermost first)",
@@ -135,10 +133,6 @@ fn check(decl: &TensorDecl, info: &TensorInfo) -> Result<Weight, ModelError> {
             ),
         )
     })?;
-    let rows = match decl.shape {
-        Shape::Vector(_) => 1,
-        Shape::Matrix(rows, _) => rows,
-    };
     let bytes = kind.row_bytes(cols) * rows;
     if bytes as u64 != info.size_bytes {
         let problem = format!(

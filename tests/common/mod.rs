@@ -40,7 +40,10 @@ pub fn model_path() -> Option<PathBuf> {
 /// A cpu device over a file, loaded.
 pub fn cpu_device(bytes: Vec<u8>, options: CpuOptions) -> CpuDevice {
     let gguf = worker_orcd::gguf::parse(&bytes).expect("a GGUF file");
-    let plan = lower::lower(&arch::spec(&gguf).expect("a known architecture"));
+    let plan = lower::lower(
+        &arch::spec(&gguf).expect("a known architecture"),
+        options.context,
+    );
     let weights = Weights::claim(&plan, &gguf).expect("every tensor");
     let mut device = CpuDevice::new(plan, weights, Box::new(bytes), options).expect("memory");
     let far = Instant::now() + Duration::from_secs(60);

@@ -10,6 +10,7 @@ mod conformance;
 mod fetch;
 mod golden;
 mod orcd;
+mod synth;
 
 /// The scripted worker.
 fn fake_worker() -> PathBuf {

@@ -7,7 +7,7 @@
 
 use half::f16;
 
-use super::lanes::{Lanes, exp};
+use super::lanes::{LANES, Lanes, exp, tanh};
 use super::matmul;
 use crate::device::PAGE_TOKENS;
 use crate::quant::TensorType;
@@ -63,10 +63,16 @@ pub struct Attend<'a, E> {
     pub value_stride: usize,
     /// Width of a head.
     pub head_dim: usize,
-    /// Positions to attend to: 0..positions.
+    /// The first position to attend to.
+    pub first: usize,
+    /// Positions to attend to: first..positions.
     pub positions: usize,
     /// Factor on q·k.
     pub scale: f32,
+    /// score = cap × tanh(score / cap).
+    pub softcap: Option<f32>,
+    /// One score for each query head that joins its softmax without a value; empty where there are none.
+    pub sinks: &'a [f32],
 }
 
 /// An element of the KV pool.
@@ -132,20 +138,120 @@ unsafe fn rms_norm<L: Lanes>(x: &[f32], weight: &[f32], len: usize, eps: f32, ou
     }
 }
 
-/// gate = gate / (1 + e^-gate) × up.
+/// out = (x - mean(x)) / √(variance(x) + eps) × weight; all of them padded with zeros beyond `len`.
 #[inline(always)]
-unsafe fn silu_gated<L: Lanes>(gate: &mut [f32], up: &[f32]) {
-    assert!(gate.len() == up.len() && gate.len().is_multiple_of(16));
-    // SAFETY: lengths checked.
+unsafe fn layer_norm<L: Lanes>(x: &[f32], weight: &[f32], len: usize, eps: f32, out: &mut [f32]) {
+    let width = padded(len);
+    assert!(x.len() >= width && weight.len() >= width && out.len() >= width);
+    // SAFETY: lengths checked; width is a multiple of 16.
     unsafe {
-        for k in (0..gate.len()).step_by(16) {
-            let g = L::load(gate.as_ptr().add(k));
-            let denominator = exp(L::splat(0.0).sub(g)).add(L::splat(1.0));
-            g.div(denominator)
-                .mul(L::load(up.as_ptr().add(k)))
-                .store(gate.as_mut_ptr().add(k));
+        let mut sum = L::splat(0.0);
+        for k in (0..width).step_by(16) {
+            sum = sum.add(L::load(x.as_ptr().add(k)));
+        }
+        let mean = L::splat(sum.sum() / len as f32);
+        for k in (0..width).step_by(16) {
+            let v = L::load(x.as_ptr().add(k)).sub(mean);
+            v.store(out.as_mut_ptr().add(k));
+        }
+        out[len..width].fill(0.0);
+        let mut squares = L::splat(0.0);
+        for k in (0..width).step_by(16) {
+            let v = L::load(out.as_ptr().add(k));
+            squares = v.mul_add(v, squares);
+        }
+        let scale = L::splat(1.0 / (squares.sum() / len as f32 + eps).sqrt());
+        for k in (0..width).step_by(16) {
+            let v = L::load(out.as_ptr().add(k)).mul(scale);
+            v.mul(L::load(weight.as_ptr().add(k)))
+                .store(out.as_mut_ptr().add(k));
         }
     }
+}
+
+/// x / (1 + e^-y).
+#[inline(always)]
+unsafe fn times_sigmoid<L: Lanes>(x: L, y: L) -> L {
+    // SAFETY: the caller vouches for the instructions.
+    unsafe { x.div(exp(L::splat(0.0).sub(y)).add(L::splat(1.0))) }
+}
+
+/// x = x / (1 + e^-x).
+#[inline(always)]
+unsafe fn silu<L: Lanes>(x: &mut [f32]) {
+    for x in x.as_chunks_mut::<LANES>().0 {
+        // SAFETY: a chunk holds 16 values.
+        unsafe {
+            let v = L::load(x.as_ptr());
+            times_sigmoid(v, v).store(x.as_mut_ptr());
+        }
+    }
+}
+
+/// x = x/2 × (1 + tanh(√(2/π) × (x + 0.044715 x³))), which is x / (1 + e^(-2√(2/π) × (x + 0.044715 x³))).
+#[inline(always)]
+unsafe fn gelu_tanh<L: Lanes>(x: &mut [f32]) {
+    const FACTOR: f32 = 1.595_769; // 2√(2/π)
+    for x in x.as_chunks_mut::<LANES>().0 {
+        // SAFETY: a chunk holds 16 values.
+        unsafe {
+            let v = L::load(x.as_ptr());
+            let inner = v.mul(v).mul_add(L::splat(0.044_715), L::splat(1.0));
+            let y = v.mul(inner).mul(L::splat(FACTOR));
+            times_sigmoid(v, y).store(x.as_mut_ptr());
+        }
+    }
+}
+
+/// gate = g / (1 + e^(-alpha g)) × (u + 1) with g = min(gate, limit) and u = up within ±limit.
+#[inline(always)]
+unsafe fn clamped_swiglu<L: Lanes>(gate: &mut [f32], up: &[f32], alpha: f32, limit: f32) {
+    assert!(gate.len() == up.len());
+    for (gate, up) in gate
+        .as_chunks_mut::<LANES>()
+        .0
+        .iter_mut()
+        .zip(up.as_chunks::<LANES>().0)
+    {
+        // SAFETY: chunks hold 16 values.
+        unsafe {
+            let g = L::load(gate.as_ptr()).min(L::splat(limit));
+            let u = L::load(up.as_ptr())
+                .min(L::splat(limit))
+                .max(L::splat(-limit));
+            times_sigmoid(g, g.mul(L::splat(alpha)))
+                .mul(u.add(L::splat(1.0)))
+                .store(gate.as_mut_ptr());
+        }
+    }
+}
+
+/// Sixteen values x become cap × tanh(x / cap).
+#[inline(always)]
+unsafe fn cap_lanes<L: Lanes>(x: &mut [f32; LANES], cap: f32) {
+    // SAFETY: the array holds 16 values; the caller vouches for the instructions.
+    unsafe {
+        let cap = L::splat(cap);
+        tanh(L::load(x.as_ptr()).div(cap))
+            .mul(cap)
+            .store(x.as_mut_ptr());
+    }
+}
+
+/// x = cap × tanh(x / cap), any number of them.
+#[inline(always)]
+unsafe fn softcap<L: Lanes>(x: &mut [f32], cap: f32) {
+    let (whole, rest) = x.as_chunks_mut::<LANES>();
+    let mut last = [0.0; LANES];
+    last[..rest.len()].copy_from_slice(rest);
+    // SAFETY: the caller vouches for the instructions.
+    unsafe {
+        for x in whole {
+            cap_lanes::<L>(x, cap);
+        }
+        cap_lanes::<L>(&mut last, cap);
+    }
+    rest.copy_from_slice(&last[..rest.len()]);
 }
 
 /// H query heads times P × 16 positions of one page.
@@ -183,10 +289,11 @@ unsafe fn scores<L: Lanes, E: KvElement, const H: usize, const P: usize>(
     stride: usize,
 ) {
     let scale = job.scale;
-    for page in 0..job.positions.div_ceil(PAGE_TOKENS) {
+    for page in job.first / PAGE_TOKENS..job.positions.div_ceil(PAGE_TOKENS) {
         let keys = &job.pool[(job.key_offsets)(page)..][..job.head_dim * PAGE_TOKENS];
         let in_page = (job.positions - page * PAGE_TOKENS).min(PAGE_TOKENS);
-        for first in (0..in_page).step_by(16 * P) {
+        let begin = job.first.saturating_sub(page * PAGE_TOKENS);
+        for first in (begin - begin % (16 * P)..in_page).step_by(16 * P) {
             // SAFETY: P divides the 16 vectors of a page, so the block stays inside the page and inside `out`, which holds whole pages.
             unsafe {
                 let block =
@@ -202,25 +309,39 @@ unsafe fn scores<L: Lanes, E: KvElement, const H: usize, const P: usize>(
     }
 }
 
-/// In place: scores become e^(s - max); returns their sum. Lanes beyond `len` are set so that they count nothing.
+/// In place: the scores of positions first..len become e^(s - max); returns their sum. Lanes around them are set so that they count nothing.
+/// A sink counts in the maximum and the sum.
 #[inline(always)]
-unsafe fn softmax_numerators<L: Lanes>(scores: &mut [f32], len: usize) -> f32 {
-    let width = len.next_multiple_of(16);
-    scores[len..width].fill(f32::NEG_INFINITY);
-    // SAFETY: `width` values are inside the slice, as indexing above has shown.
+unsafe fn softmax_numerators<L: Lanes>(
+    scores: &mut [f32],
+    (first, len): (usize, usize),
+    sink: Option<f32>,
+) -> f32 {
+    let (begin, end) = (first - first % 16, len.next_multiple_of(16));
+    scores[begin..first].fill(f32::NEG_INFINITY);
+    scores[len..end].fill(f32::NEG_INFINITY);
+    // SAFETY: values up to `end` are inside the slice, as indexing above has shown.
     unsafe {
-        let mut largest = L::splat(f32::NEG_INFINITY);
-        for k in (0..width).step_by(16) {
+        let mut largest = L::splat(sink.unwrap_or(f32::NEG_INFINITY));
+        for k in (begin..end).step_by(16) {
             largest = L::load(scores.as_ptr().add(k)).max(largest);
         }
         let largest = L::splat(largest.largest());
         let mut sum = L::splat(0.0);
-        for k in (0..width).step_by(16) {
+        for k in (begin..end).step_by(16) {
             let e = exp(L::load(scores.as_ptr().add(k)).sub(largest));
             sum = sum.add(e);
             e.store(scores.as_mut_ptr().add(k));
         }
-        sum.sum()
+        let sum = sum.sum();
+        match sink {
+            None => sum,
+            Some(sink) => {
+                let mut e = [0.0; LANES];
+                exp(L::splat(sink).sub(largest)).store(e.as_mut_ptr());
+                sum + e[0]
+            }
+        }
     }
 }
 
@@ -234,11 +355,13 @@ unsafe fn values_block<L: Lanes, E: KvElement, const D: usize>(
     // SAFETY: every page's values hold PAGE_TOKENS rows of value_stride elements, and from + D × 16 ≤ value_stride.
     unsafe {
         let mut acc = [L::splat(0.0); D];
-        for page in 0..job.positions.div_ceil(PAGE_TOKENS) {
+        for page in job.first / PAGE_TOKENS..job.positions.div_ceil(PAGE_TOKENS) {
             let values = &job.pool[(job.value_offsets)(page)..][..job.value_stride * PAGE_TOKENS];
             let in_page = (job.positions - page * PAGE_TOKENS).min(PAGE_TOKENS);
-            for (i, weight) in weights[page * PAGE_TOKENS..][..in_page].iter().enumerate() {
-                let row = values.as_ptr().add(i * job.value_stride + from);
+            let begin = job.first.saturating_sub(page * PAGE_TOKENS);
+            let weights = &weights[page * PAGE_TOKENS..][begin..in_page];
+            for (i, weight) in weights.iter().enumerate() {
+                let row = values.as_ptr().add((begin + i) * job.value_stride + from);
                 let w = L::splat(*weight);
                 for (d, a) in acc.iter_mut().enumerate() {
                     *a = w.mul_add(E::load::<L>(row.add(d * 16)), *a);
@@ -267,12 +390,38 @@ unsafe fn write_head<L: Lanes, const D: usize>(
     }
 }
 
+/// One head: `factor` × Σ_position weight × value.
+#[inline(always)]
+unsafe fn weigh_values<L: Lanes, E: KvElement>(
+    job: &Attend<'_, E>,
+    weights: &[f32],
+    factor: f32,
+    out: &mut [f32],
+) {
+    // SAFETY: the caller vouches for the instructions; blocks end within value_stride.
+    unsafe {
+        let mut from = 0;
+        while from + 64 <= job.value_stride {
+            let values = values_block::<L, E, 4>(job, weights, from);
+            write_head(values, factor, from, out);
+            from += 64;
+        }
+        while from < job.value_stride {
+            let values = values_block::<L, E, 1>(job, weights, from);
+            write_head(values, factor, from, out);
+            from += 16;
+        }
+    }
+}
+
 /// softmax(scale × q·kᵀ) · v for one token and one key-value head; `out` is (head_dim, group), `buffer` holds whole pages for each query head.
 #[inline(always)]
 unsafe fn attend<L: Lanes, E: KvElement>(job: &Attend<'_, E>, buffer: &mut [f32], out: &mut [f32]) {
     let group = job.queries.len() / job.head_dim;
     let stride = job.positions.next_multiple_of(PAGE_TOKENS);
-    assert!(job.positions > 0 && buffer.len() >= group * stride && out.len() == job.queries.len());
+    assert!(job.first < job.positions && buffer.len() >= group * stride);
+    assert!(out.len() == job.queries.len());
+    let seen = job.first - job.first % LANES..job.positions.next_multiple_of(LANES);
     // SAFETY: the caller vouches for the instructions; slices below carry their lengths.
     unsafe {
         let mut head = 0;
@@ -300,27 +449,12 @@ unsafe fn attend<L: Lanes, E: KvElement>(job: &Attend<'_, E>, buffer: &mut [f32]
         }
         for (h, out) in out.chunks_exact_mut(job.head_dim).enumerate() {
             let weights = &mut buffer[h * stride..][..stride];
-            let factor = 1.0 / softmax_numerators::<L>(weights, job.positions);
-            let mut from = 0;
-            while from < job.value_stride {
-                if from + 64 <= job.value_stride {
-                    write_head(
-                        values_block::<L, E, 4>(job, weights, from),
-                        factor,
-                        from,
-                        out,
-                    );
-                    from += 64;
-                } else {
-                    write_head(
-                        values_block::<L, E, 1>(job, weights, from),
-                        factor,
-                        from,
-                        out,
-                    );
-                    from += 16;
-                }
+            if let Some(cap) = job.softcap {
+                softcap::<L>(&mut weights[seen.clone()], cap);
             }
+            let sink = job.sinks.get(h).copied();
+            let factor = 1.0 / softmax_numerators::<L>(weights, (job.first, job.positions), sink);
+            weigh_values::<L, E>(job, weights, factor, out);
         }
     }
 }
@@ -332,8 +466,16 @@ pub struct Kernels {
     pub matmul: unsafe fn(&MatMul<'_>, &mut [f32], &mut [f32]),
     /// (x, weight, len, eps, out).
     pub rms_norm: unsafe fn(&[f32], &[f32], usize, f32, &mut [f32]),
-    /// (gate, up).
-    pub silu_gated: unsafe fn(&mut [f32], &[f32]),
+    /// (x, weight, len, eps, out).
+    pub layer_norm: unsafe fn(&[f32], &[f32], usize, f32, &mut [f32]),
+    /// (x), a multiple of 16 long, as the next two.
+    pub silu: unsafe fn(&mut [f32]),
+    /// (x).
+    pub gelu_tanh: unsafe fn(&mut [f32]),
+    /// (gate, up, alpha, limit).
+    pub clamped_swiglu: unsafe fn(&mut [f32], &[f32], f32, f32),
+    /// (x, cap), of any length.
+    pub softcap: unsafe fn(&mut [f32], f32),
     /// Attention over an f16 cache: (job, buffer, out).
     pub attend_f16: unsafe fn(&Attend<'_, f16>, &mut [f32], &mut [f32]),
     /// Attention over an f32 cache: (job, buffer, out).
@@ -360,9 +502,29 @@ macro_rules! compile {
                 unsafe { super::rms_norm::<$lanes>(x, weight, len, eps, out) }
             }
             $(#[target_feature(enable = $feature)])?
-            unsafe fn silu_gated(gate: &mut [f32], up: &[f32]) {
+            unsafe fn layer_norm(x: &[f32], weight: &[f32], len: usize, eps: f32, out: &mut [f32]) {
                 // SAFETY: as for matmul.
-                unsafe { super::silu_gated::<$lanes>(gate, up) }
+                unsafe { super::layer_norm::<$lanes>(x, weight, len, eps, out) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn silu(x: &mut [f32]) {
+                // SAFETY: as for matmul.
+                unsafe { super::silu::<$lanes>(x) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn gelu_tanh(x: &mut [f32]) {
+                // SAFETY: as for matmul.
+                unsafe { super::gelu_tanh::<$lanes>(x) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn clamped_swiglu(gate: &mut [f32], up: &[f32], alpha: f32, limit: f32) {
+                // SAFETY: as for matmul.
+                unsafe { super::clamped_swiglu::<$lanes>(gate, up, alpha, limit) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn softcap(x: &mut [f32], cap: f32) {
+                // SAFETY: as for matmul.
+                unsafe { super::softcap::<$lanes>(x, cap) }
             }
             $(#[target_feature(enable = $feature)])?
             unsafe fn attend_f16(job: &Attend<'_, f16>, buffer: &mut [f32], out: &mut [f32]) {
@@ -380,7 +542,9 @@ macro_rules! compile {
                 unsafe { matmul::expand::<$lanes>(kind, row, out) }
             }
             /// This instruction set's kernels; calling them needs a CPU that has it.
-            pub const KERNELS: Kernels = Kernels { matmul, rms_norm, silu_gated, attend_f16, attend_f32, expand_row };
+            pub const KERNELS: Kernels = Kernels {
+                matmul, rms_norm, layer_norm, silu, gelu_tanh, clamped_swiglu, softcap, attend_f16, attend_f32, expand_row,
+            };
         }
     };
 }

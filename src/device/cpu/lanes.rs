@@ -123,6 +123,36 @@ pub unsafe fn exp<L: Lanes>(x: L) -> L {
     }
 }
 
+/// tanh(x): a polynomial for |x| below 0.625 (coefficients: Cephes `tanhf`), 1 - 2/(e^2x + 1) beyond.
+///
+/// # Safety
+///
+/// See [`Lanes`].
+#[inline(always)]
+pub unsafe fn tanh<L: Lanes>(x: L) -> L {
+    const SMALL: f32 = 0.625;
+    // SAFETY: the caller vouches for the instructions; no memory is touched.
+    unsafe {
+        let one = L::splat(1.0);
+        let large = one.sub(L::splat(2.0).div(exp(x.add(x)).add(one)));
+        let z = x.mul(x);
+        let mut p = L::splat(-5.704_988_7e-3);
+        for c in [
+            2.063_908_8e-2,
+            -5.373_971_5e-2,
+            1.333_144_2e-1,
+            -3.333_328e-1,
+        ] {
+            p = p.mul_add(z, L::splat(c));
+        }
+        let small = p.mul(z).mul_add(x, x);
+        let size = x.max(L::splat(0.0).sub(x));
+        let below = L::splat(-SMALL.next_down());
+        let small = small.keep_where_ge(L::splat(0.0).sub(size), below);
+        large.keep_where_ge(size, L::splat(SMALL)).add(small)
+    }
+}
+
 /// The lanes in plain Rust.
 #[derive(Clone, Copy)]
 pub struct Scalar([f32; LANES]);

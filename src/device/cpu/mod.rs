@@ -2,6 +2,7 @@
 //!
 //! A step is a walk over (stage, tile); `poll` runs tiles until its time is up, so a step of any model can be left at any moment.
 
+mod attention;
 mod formats;
 pub mod isa;
 pub mod kernels;
@@ -9,6 +10,7 @@ pub mod lanes;
 #[cfg(target_arch = "x86_64")]
 mod lanes_x86;
 mod matmul;
+pub mod moe;
 pub mod naive;
 pub mod program;
 mod rope;
@@ -20,12 +22,13 @@ use half::f16;
 
 use self::isa::Isa;
 use self::kernels::{Kernels, padded};
-use self::program::{BUFS, Buf, Program, Stage};
+use self::moe::Routing;
+use self::program::{BUFS, Buf, Program};
 use super::{
     Capacity, Device, DeviceError, LoadProgress, Memory, Output, PAGE_TOKENS, PageId, Rows, Step,
     check_pages, page_range,
 };
-use crate::model::plan::{Plan, Shape, TensorId};
+use crate::model::plan::{Op, Plan, Shape, TensorId};
 use crate::model::weights::Weights;
 use crate::sampling::{self, SampleStep, Sampler};
 
@@ -74,7 +77,7 @@ pub enum CpuError {
     Unsupported(String),
 }
 
-/// The KV pool: pages one after the other; see `run.rs` for the layout inside a page.
+/// The KV pool: pages one after the other; see `attention.rs` for the layout inside a page.
 enum Pool {
     F16(Vec<f16>),
     F32(Vec<f32>),
@@ -174,6 +177,9 @@ pub struct CpuDevice {
     ropes: Vec<rope::Angles>,
     expanded: Vec<f32>,
     scores: Vec<f32>,
+    routing: Routing,
+    /// Positions that the model has rows for, where it has learned them.
+    positions_max: usize,
     pool: Pool,
     page_elements: usize,
     /// Where a layer's keys and values begin inside a page.
@@ -240,14 +246,12 @@ impl CpuDevice {
         let pages = options.context.div_ceil(PAGE_TOKENS);
         let pool = Pool::new(options.kv, pages, page_elements)?;
         let mut bufs: [Vec<f32>; BUFS] = Default::default();
-        for (buf, stride) in bufs.iter_mut().zip(strides) {
-            *buf = zeroed(stride * STEP_TOKENS_MAX, "activations")?;
+        for (buf, stride) in program::ALL.into_iter().zip(strides) {
+            let rows = program.rows_a_token(buf) * STEP_TOKENS_MAX;
+            bufs[buf as usize] = zeroed(stride * rows, "activations")?;
         }
-        let widest = strides[..Buf::Logits as usize]
-            .iter()
-            .copied()
-            .max()
-            .unwrap_or(0);
+        let widest = strides[..Buf::Logits as usize].iter().copied().max();
+        let widest = widest.unwrap_or(0);
         let vectors = widen_vectors(&plan, &weights, (*file).as_ref())?;
         let ropes = program
             .ropes
@@ -264,6 +268,8 @@ impl CpuDevice {
             expanded: zeroed(EXPANDED_MAX.max(8 * widest), "expanded weights")?,
             scores: zeroed((group + 1) * pages * PAGE_TOKENS, "attention scores")?,
             sampler: Sampler::new(plan.n_vocab),
+            routing: Routing::new(program.experts, STEP_TOKENS_MAX),
+            positions_max: positions_max(&plan),
             current: Current::with_capacity(pages),
             job: Job::Idle,
             logits: Logits::Stale,
@@ -323,41 +329,45 @@ impl CpuDevice {
 
 /// The distance between two tokens in each buffer; every product must find its input padded as the kernels expect it.
 fn strides(program: &Program) -> Result<[usize; BUFS], CpuError> {
-    let all = [
-        Buf::X,
-        Buf::Xn,
-        Buf::Q,
-        Buf::K,
-        Buf::V,
-        Buf::Heads,
-        Buf::Gate,
-        Buf::Up,
-        Buf::Logits,
-    ];
-    let strides = all.map(|buf| match buf {
+    let strides = program::ALL.map(|buf| match buf {
         Buf::Logits => program.width(buf),
         Buf::X | Buf::Xn | Buf::Q | Buf::K | Buf::V | Buf::Heads | Buf::Gate | Buf::Up => {
             padded(program.width(buf))
         }
+        Buf::Out | Buf::Router => padded(program.width(buf)),
+        Buf::ExpertX | Buf::ExpertGate | Buf::ExpertUp | Buf::ExpertOut => {
+            padded(program.width(buf))
+        }
     });
-    for stage in &program.stages {
-        if let Stage::MatMul { matrix, from, .. } = stage
-            && padded(matrix.cols) != strides[*from as usize]
-        {
+    for (from, cols) in program.inputs() {
+        if padded(cols) != strides[from as usize] {
             return Err(CpuError::Unsupported(format!(
-                "layers of different widths ({} and {})",
-                matrix.cols, strides[*from as usize]
+                "layers of different widths ({cols} and {})",
+                strides[from as usize]
             )));
         }
     }
     Ok(strides)
 }
 
-/// Norms and factors are small: they are kept as f32, padded with zeros.
+/// Positions that a plan has rows for: those that it was trained for where it learned them, else any.
+fn positions_max(plan: &Plan) -> usize {
+    let learned = plan.ops.iter().find_map(|op| match op {
+        Op::Embed { positions, .. } => positions.map(|matrix| matrix.rows),
+        Op::AttnIn { .. } | Op::Attend { .. } | Op::AttnOut { .. } | Op::FfnIn { .. } => None,
+        Op::FfnOut { .. } | Op::Route { .. } | Op::ExpertsIn { .. } => None,
+        Op::ExpertsOut { .. } | Op::Head { .. } => None,
+    });
+    learned.unwrap_or(usize::MAX)
+}
+
+/// Norms, biases and factors are small: they are kept as f32, padded with zeros.
 fn widen_vectors(plan: &Plan, weights: &Weights, file: &[u8]) -> Result<Vec<Vec<f32>>, CpuError> {
     let widen = |(i, decl): (usize, &crate::model::plan::TensorDecl)| match decl.shape {
-        Shape::Matrix(..) => Ok(Vec::new()),
-        Shape::Vector(len) => {
+        Shape::Matrix(..) | Shape::Matrices(..) => Ok(Vec::new()),
+        Shape::Vector(_) | Shape::Vectors(..) => {
+            let (count, len) = decl.shape.rows();
+            let len = count * len;
             let weight = weights.get(TensorId(i));
             let mut values = vec![0.0; padded(len)];
             let decoded = weight
@@ -402,6 +412,13 @@ impl Device for CpuDevice {
 
     fn forward(&mut self, step: Step<'_>) -> Result<(), DeviceError> {
         step.check(&self.capacity)?;
+        let end = step.position + step.tokens.len();
+        if end > self.positions_max {
+            return Err(DeviceError::Step(format!(
+                "a step up to position {end}, but the model has learned {} positions",
+                self.positions_max
+            )));
+        }
         let c = &mut self.current;
         c.pages.clear();
         c.pages.extend_from_slice(step.pages);
@@ -507,12 +524,14 @@ impl Device for CpuDevice {
 
     fn memory(&self) -> Memory {
         let kv = self.pool.bytes().len();
-        let scratch: usize = self
+        let scratch = self
             .bufs
             .iter()
+            .chain(&self.vectors)
             .chain([&self.expanded, &self.scores])
             .map(|b| size_of_val(b.as_slice()))
-            .sum();
+            .sum::<usize>()
+            + self.routing.bytes();
         Memory {
             weights_bytes: self.weights.total_bytes(),
             kv_bytes: kv as u64,

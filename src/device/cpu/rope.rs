@@ -3,7 +3,7 @@
 //! Frequencies and angles are f32 as the models were trained with; sine and cosine come from `libm`, which gives the same bits everywhere.
 
 use crate::model::plan::RopeOp;
-use crate::model::spec::{RopeScaling, RopeStyle};
+use crate::model::spec::RopeStyle;
 
 /// Cosines and sines of one rotary embedding for the tokens of a step.
 pub struct Angles {
@@ -11,26 +11,21 @@ pub struct Angles {
     dims: usize,
     /// Radians a position, one a pair.
     frequencies: Vec<f32>,
+    magnitude: f32,
     /// (dims, tokens): a token's dims / 2 cosines, then its sines.
     table: Vec<f32>,
 }
 
 impl Angles {
-    /// Frequencies base^(-2i/dims), scaled as the spec says; room for `tokens` tokens.
+    /// Room for `tokens` tokens; `vectors` are those of the plan.
     pub fn new(op: &RopeOp, vectors: &[Vec<f32>], tokens: usize) -> Self {
         let dims = op.rope.dims;
-        let frequency = |i: usize| {
-            let plain = libm::pow(f64::from(op.rope.base), -((2 * i) as f64) / dims as f64) as f32;
-            match (op.rope.scaling, op.factors) {
-                (RopeScaling::None, _) | (RopeScaling::Factors, None) => plain,
-                (RopeScaling::Linear { factor }, _) => plain / factor,
-                (RopeScaling::Factors, Some(id)) => plain / vectors[id.0][i],
-            }
-        };
+        let factors = op.factors.map(|id| vectors[id.0].as_slice());
         Self {
-            style: op.rope.style,
+            style: op.style(),
             dims,
-            frequencies: (0..dims / 2).map(frequency).collect(),
+            frequencies: op.inverse_frequencies(factors),
+            magnitude: op.magnitude(),
             table: vec![0.0; dims * tokens],
         }
     }
@@ -40,7 +35,8 @@ impl Angles {
         let (cos, sin) = self.table[token * self.dims..][..self.dims].split_at_mut(self.dims / 2);
         for ((f, cos), sin) in self.frequencies.iter().zip(cos).zip(sin) {
             let angle = f64::from(position as f32 * f);
-            (*cos, *sin) = (libm::cos(angle) as f32, libm::sin(angle) as f32);
+            *cos = libm::cos(angle) as f32 * self.magnitude;
+            *sin = libm::sin(angle) as f32 * self.magnitude;
         }
     }
 

@@ -1,37 +1,24 @@
-//! Running tiles: one exhaustive match over the stages.
-//!
-//! A page of the KV pool holds, layer by layer, for each key-value head its keys as (PAGE_TOKENS, head_dim), positions innermost, so that
-//! scores of sixteen positions are one vector, then for each head its values as (head_dim rounded up to 16, PAGE_TOKENS).
+//! Running tiles: one exhaustive match over the stages. All calls of kernels are here.
 
 use std::time::Instant;
 
-use super::kernels::{Attend, KvElement, MatMul, Store, padded};
-use super::program::{Buf, Of, Stage};
-use super::{CpuDevice, Pool, Rows};
-use crate::device::PAGE_TOKENS;
-use crate::model::plan::{KvShape, Matrix, NormOp};
-use crate::model::spec::{Activation, Norm};
+use half::f16;
 
-/// Where one head's keys and values lie inside a page.
-fn head_offsets(kv: KvShape, layer_offset: usize, head: usize) -> (usize, usize) {
-    let (key, value) = (
-        kv.head_dim * PAGE_TOKENS,
-        kv.head_dim.next_multiple_of(16) * PAGE_TOKENS,
-    );
-    (
-        layer_offset + head * key,
-        layer_offset + kv.n_kv_heads * key + head * value,
-    )
-}
+use super::kernels::{Attend, MatMul, padded};
+use super::moe::add;
+use super::program::{Activate, Buf, Of, Product, Stage};
+use super::{CpuDevice, Rows, naive};
+use crate::model::plan::{Join, Matrix, NormOp, TensorId};
+use crate::model::spec::{Activation, Norm};
+use crate::quant::TensorType;
 
 impl CpuDevice {
     /// Runs tiles until the step is done (`true`) or the time is up.
     pub(super) fn run_until(&mut self, until: Instant) -> bool {
         loop {
-            let Some(stage) = self.program.stages.get(self.current.stage) else {
+            let Some(stage) = self.program.stages.get(self.current.stage).copied() else {
                 return true;
             };
-            let stage = stage.clone();
             if self.current.tile >= self.tiles(&stage) {
                 self.current.stage += 1;
                 self.current.tile = 0;
@@ -59,25 +46,26 @@ impl CpuDevice {
     fn tiles(&self, stage: &Stage) -> usize {
         let n = self.current.tokens.len();
         match stage {
-            Stage::Embed(_) | Stage::Angles(_) | Stage::Append { .. } | Stage::Activate(..) => n,
+            Stage::Embed(..) | Stage::Angles(_) | Stage::Append(_) | Stage::Activate(..) => n,
+            Stage::Share(..) | Stage::Join(_) | Stage::Choose(_) => n,
+            Stage::Gather(_) | Stage::Combine => n,
             Stage::Norm(_, of) => self.span(*of).1,
-            Stage::MatMul { matrix, of, .. } => match self.span(*of).1 {
+            Stage::Logits(..) => self.span(Of::Rows).1,
+            Stage::MatMul(p) => match self.span(p.of).1 {
                 0 => 0,
-                tokens => matrix.rows.div_ceil(self.rows_a_tile(*matrix, tokens)),
+                tokens => p.rows.div_ceil(self.rows_a_tile(p.cols, tokens)),
             },
-            Stage::Attend {
-                n_heads,
-                n_kv_heads,
-                head_dim,
-                ..
-            } => n * n_heads / self.heads_a_tile(n_heads / n_kv_heads, *head_dim),
+            Stage::Attend(a) => n * a.n_heads / self.heads_a_tile(a),
+            Stage::Group(_) => 1,
+            Stage::Experts(e, ..) => self.tiles_of_experts(e),
+            Stage::ActivateExperts(..) => self.places(),
         }
     }
 
     /// As many rows as keep a tile short and its expanded weights in cache; a multiple of 8 where that is possible.
-    fn rows_a_tile(&self, matrix: Matrix, tokens: usize) -> usize {
-        let by_time = self.isa.tile_macs_max() / (matrix.cols * tokens);
-        let rows = by_time.min(self.expanded.len() / padded(matrix.cols));
+    pub(super) fn rows_a_tile(&self, cols: usize, tokens: usize) -> usize {
+        let by_time = self.isa.tile_macs_max() / (cols * tokens);
+        let rows = by_time.min(self.expanded.len() / padded(cols));
         if rows >= 8 {
             rows - rows % 8
         } else {
@@ -85,215 +73,219 @@ impl CpuDevice {
         }
     }
 
-    /// All query heads of a key-value head together, unless the context is so long that a tile would take too long.
-    fn heads_a_tile(&self, group: usize, head_dim: usize) -> usize {
-        let positions = self.current.position + self.current.tokens.len();
-        if positions * head_dim * group * 2 > self.isa.tile_macs_max() {
-            1
-        } else {
-            group
-        }
-    }
-
     fn run_tile(&mut self, stage: &Stage, tile: usize) {
         match stage {
-            Stage::Embed(table) => self.embed(*table, tile),
+            Stage::Embed(table, scale, positions) => self.embed(*table, *scale, *positions, tile),
             Stage::Angles(rope) => self.ropes[*rope].set(tile, self.current.position + tile),
-            Stage::Norm(norm, of) => self.norm(*norm, self.span(*of).0 + tile, tile),
-            Stage::MatMul {
-                matrix,
-                from,
-                to,
-                store,
-                of,
-            } => self.matmul(*matrix, (*from, *to, *store), self.span(*of).1, tile),
-            Stage::Append {
-                layer,
-                head_dim,
-                n_heads,
-                rope,
-            } => self.append(*layer, *head_dim, *n_heads, *rope, tile),
-            Stage::Attend {
-                layer,
-                n_heads,
-                n_kv_heads,
-                scale,
-                head_dim,
-            } => {
-                let heads = self.heads_a_tile(n_heads / n_kv_heads, *head_dim);
-                let (token, first) = (tile / (n_heads / heads), tile % (n_heads / heads) * heads);
-                self.attend(
-                    *layer,
-                    token,
-                    first..first + heads,
-                    n_heads / n_kv_heads,
-                    *scale,
-                );
+            Stage::Norm(norm, of) => self.norm(norm, self.span(*of).0 + tile, tile),
+            Stage::MatMul(product) => self.matmul(product, tile),
+            Stage::Append(append) => self.append(append, tile),
+            Stage::Attend(attention) => self.attend(attention, tile),
+            Stage::Activate(activate, width) => {
+                self.activate((Buf::Gate, Buf::Up), *activate, *width, tile);
             }
-            Stage::Activate(activation, width) => self.activate(*activation, *width, tile),
+            Stage::Share(vector, from) => self.share(*vector, *from, tile),
+            Stage::Join(join) => self.join(join, tile),
+            Stage::Choose(choice) => self.choose(*choice, tile),
+            Stage::Group(n_experts) => self.group(*n_experts),
+            Stage::Gather(from) => self.gather(*from, tile),
+            Stage::Experts(experts, from, to) => self.experts(experts, *from, *to, tile),
+            Stage::ActivateExperts(activate, width) => {
+                self.activate((Buf::ExpertGate, Buf::ExpertUp), *activate, *width, tile);
+            }
+            Stage::Combine => self.combine(tile),
+            Stage::Logits(scale, softcap) => self.finish_logits(*scale, *softcap, tile),
         }
     }
 
-    fn embed(&mut self, table: Matrix, token: usize) {
-        let weight = self.weights.get(table.tensor);
-        let row_bytes = weight.kind.row_bytes(table.cols);
-        let row = self.current.tokens[token] as usize;
-        let bytes = &(*self.file).as_ref()[weight.offset + row * row_bytes..][..row_bytes];
-        let stride = self.strides[Buf::X as usize];
-        let out = &mut self.bufs[Buf::X as usize][token * stride..][..stride];
-        // SAFETY: the kernels were chosen for this CPU in `new`; slices carry their lengths.
-        unsafe { (self.kernels.expand_row)(weight.kind, bytes, out) }
+    /// Some rows of a tensor as they are stored.
+    pub(super) fn weight_rows(
+        &self,
+        tensor: TensorId,
+        cols: usize,
+        first: usize,
+        rows: usize,
+    ) -> (TensorType, &[u8]) {
+        let weight = self.weights.get(tensor);
+        let row_bytes = weight.kind.row_bytes(cols);
+        let begin = weight.offset + first * row_bytes;
+        (
+            weight.kind,
+            &(*self.file).as_ref()[begin..][..rows * row_bytes],
+        )
     }
 
-    fn norm(&mut self, op: NormOp, from: usize, to: usize) {
-        let (n, stride) = (self.plan.n_embd, self.strides[Buf::X as usize]);
+    fn expand(&self, table: Matrix, row: usize, out: &mut [f32]) {
+        let (kind, bytes) = self.weight_rows(table.tensor, table.cols, row, 1);
+        // SAFETY: the kernels were chosen for this CPU in `new`; slices carry their lengths.
+        unsafe { (self.kernels.expand_row)(kind, bytes, out) }
+    }
+
+    pub(super) fn multiply(&self, job: &MatMul<'_>, dst: &mut [f32], expanded: &mut [f32]) {
+        // SAFETY: as in `expand`.
+        unsafe { (self.kernels.matmul)(job, dst, expanded) }
+    }
+
+    pub(super) fn attend_f16(&self, job: &Attend<'_, f16>, scores: &mut [f32], to: &mut [f32]) {
+        // SAFETY: as in `expand`.
+        unsafe { (self.kernels.attend_f16)(job, scores, to) }
+    }
+
+    pub(super) fn attend_f32(&self, job: &Attend<'_, f32>, scores: &mut [f32], to: &mut [f32]) {
+        // SAFETY: as in `expand`.
+        unsafe { (self.kernels.attend_f32)(job, scores, to) }
+    }
+
+    /// out = norm(x); both are padded.
+    pub(super) fn normalise(&self, op: &NormOp, x: &[f32], out: &mut [f32]) {
+        let weight = self.vector(op.weight);
+        // SAFETY: as in `expand`.
+        unsafe {
+            match op.norm {
+                Norm::Rms { eps } => (self.kernels.rms_norm)(x, weight, op.len, eps, out),
+                Norm::Layer { eps } => (self.kernels.layer_norm)(x, weight, op.len, eps, out),
+            }
+        }
+        if let Some(bias) = op.bias {
+            add(out, self.vector(bias));
+        }
+    }
+
+    fn embed(&mut self, table: Matrix, scale: f32, positions: Option<Matrix>, token: usize) {
+        let stride = self.strides[Buf::X as usize];
+        let mut x = std::mem::take(&mut self.bufs[Buf::X as usize]);
+        let out = &mut x[token * stride..][..stride];
+        self.expand(table, self.current.tokens[token] as usize, out);
+        if scale != 1.0 {
+            out.iter_mut().for_each(|v| *v *= scale);
+        }
+        if let Some(positions) = positions {
+            let mut row = std::mem::take(&mut self.expanded);
+            let row_of = &mut row[..stride];
+            self.expand(positions, self.current.position + token, row_of);
+            add(out, row_of);
+            self.expanded = row;
+        }
+        self.bufs[Buf::X as usize] = x;
+    }
+
+    fn norm(&mut self, op: &NormOp, from: usize, to: usize) {
+        let stride = self.strides[Buf::X as usize];
         let mut xn = std::mem::take(&mut self.bufs[Buf::Xn as usize]);
         let x = &self.bufs[Buf::X as usize][from * stride..][..stride];
-        match op.norm {
-            // SAFETY: as in `embed`.
-            Norm::Rms { eps } => unsafe {
-                (self.kernels.rms_norm)(
-                    x,
-                    self.vector(op.weight),
-                    n,
-                    eps,
-                    &mut xn[to * stride..][..stride],
-                )
-            },
-        }
+        self.normalise(op, x, &mut xn[to * stride..][..stride]);
         self.bufs[Buf::Xn as usize] = xn;
     }
 
-    fn matmul(
-        &mut self,
-        matrix: Matrix,
-        (from, to, store): (Buf, Buf, Store),
-        tokens: usize,
-        tile: usize,
-    ) {
-        let weight = self.weights.get(matrix.tensor);
-        let row_bytes = weight.kind.row_bytes(matrix.cols);
-        let rows = self.rows_a_tile(matrix, tokens);
+    fn matmul(&mut self, p: &Product, tile: usize) {
+        let tokens = self.span(p.of).1;
+        let rows = self.rows_a_tile(p.cols, tokens);
         let first_row = tile * rows;
-        let rows = rows.min(matrix.rows - first_row);
-        let mut dst = std::mem::take(&mut self.bufs[to as usize]);
+        let rows = rows.min(p.rows - first_row);
+        let stride = self.strides[p.to as usize];
+        let mut expanded = std::mem::take(&mut self.expanded);
+        let mut dst = std::mem::take(&mut self.bufs[p.to as usize]);
+        let in_tensor = p.first_row + first_row;
+        let (kind, weights) = self.weight_rows(p.tensor, p.cols, in_tensor, rows);
         let job = MatMul {
-            kind: weight.kind,
-            weights: &(*self.file).as_ref()[weight.offset + first_row * row_bytes..]
-                [..rows * row_bytes],
-            cols: matrix.cols,
-            x: &self.bufs[from as usize],
+            kind,
+            weights,
+            cols: p.cols,
+            x: &self.bufs[p.from as usize],
             tokens,
-            store,
+            store: p.store,
             first_row,
-            dst_stride: self.strides[to as usize],
+            dst_stride: stride,
         };
-        // SAFETY: as in `embed`.
-        unsafe { (self.kernels.matmul)(&job, &mut dst, &mut self.expanded) }
-        self.bufs[to as usize] = dst;
-    }
-
-    fn append(&mut self, layer: usize, head_dim: usize, n_heads: usize, rope: usize, token: usize) {
-        let rope = &self.ropes[rope];
-        let kv = self.plan.kv[layer];
-        let q = &mut self.bufs[Buf::Q as usize][token * self.strides[Buf::Q as usize]..]
-            [..n_heads * head_dim];
-        q.chunks_exact_mut(head_dim)
-            .for_each(|head| rope.rotate(token, head));
-        let k = &mut self.bufs[Buf::K as usize][token * self.strides[Buf::K as usize]..]
-            [..kv.n_kv_heads * head_dim];
-        k.chunks_exact_mut(head_dim)
-            .for_each(|head| rope.rotate(token, head));
-        let position = self.current.position + token;
-        let page = self.current.pages[position / PAGE_TOKENS].0 as usize * self.page_elements;
-        let at = (page + self.layer_offsets[layer], position % PAGE_TOKENS);
-        let k = &self.bufs[Buf::K as usize][token * self.strides[Buf::K as usize]..];
-        let v = &self.bufs[Buf::V as usize][token * self.strides[Buf::V as usize]..];
-        match &mut self.pool {
-            Pool::F16(pool) => write_kv(pool, kv, at, k, v),
-            Pool::F32(pool) => write_kv(pool, kv, at, k, v),
-        }
-    }
-
-    fn attend(
-        &mut self,
-        layer: usize,
-        token: usize,
-        heads: std::ops::Range<usize>,
-        group: usize,
-        scale: f32,
-    ) {
-        let kv = self.plan.kv[layer];
-        let d = kv.head_dim;
-        let (key, value) = head_offsets(kv, self.layer_offsets[layer], heads.start / group);
-        let pages = &self.current.pages;
-        let page_elements = self.page_elements;
-        let key_offsets = |page: usize| pages[page].0 as usize * page_elements + key;
-        let value_offsets = |page: usize| pages[page].0 as usize * page_elements + value;
-        let mut out = std::mem::take(&mut self.bufs[Buf::Heads as usize]);
-        let to = &mut out[token * self.strides[Buf::Heads as usize] + heads.start * d..]
-            [..heads.len() * d];
-        let queries = &self.bufs[Buf::Q as usize]
-            [token * self.strides[Buf::Q as usize] + heads.start * d..][..heads.len() * d];
-        let positions = self.current.position + token + 1;
-        macro_rules! job {
-            ($pool:expr) => {
-                Attend {
-                    queries,
-                    pool: $pool,
-                    key_offsets: &key_offsets,
-                    value_offsets: &value_offsets,
-                    value_stride: d.next_multiple_of(16),
-                    head_dim: d,
-                    positions,
-                    scale,
-                }
-            };
-        }
-        // SAFETY: as in `embed`.
-        unsafe {
-            match &self.pool {
-                Pool::F16(pool) => (self.kernels.attend_f16)(&job!(pool), &mut self.scores, to),
-                Pool::F32(pool) => (self.kernels.attend_f32)(&job!(pool), &mut self.scores, to),
+        self.multiply(&job, &mut dst, &mut expanded);
+        if let Some(id) = p.bias {
+            let bias = &self.vector(id)[in_tensor..][..rows];
+            for row in dst.chunks_mut(stride).take(tokens) {
+                add(&mut row[first_row..][..rows], bias);
             }
         }
-        self.bufs[Buf::Heads as usize] = out;
+        self.bufs[p.to as usize] = dst;
+        self.expanded = expanded;
     }
 
-    fn activate(&mut self, activation: Activation, width: usize, token: usize) {
+    fn activate(&mut self, (gate, up): (Buf, Buf), activate: Activate, width: usize, row: usize) {
+        let stride = self.strides[gate as usize];
+        let range = row * stride..row * stride + padded(width);
+        let mut hidden = std::mem::take(&mut self.bufs[gate as usize]);
+        let values = &mut hidden[range.clone()];
+        match activate {
+            Activate::Plain(activation) => self.apply(activation, values, None),
+            Activate::Gated(activation) => {
+                self.apply(activation, values, Some(&self.bufs[up as usize][range]));
+            }
+        }
+        self.bufs[gate as usize] = hidden;
+    }
+
+    /// x = activation(x), times `up` where there is one.
+    fn apply(&self, activation: Activation, x: &mut [f32], up: Option<&[f32]>) {
+        // SAFETY: as in `expand`.
+        unsafe {
+            match activation {
+                Activation::Silu => (self.kernels.silu)(x),
+                Activation::GeluTanh => (self.kernels.gelu_tanh)(x),
+                Activation::GeluErf => x.iter_mut().for_each(|v| *v = naive::gelu_erf(*v)),
+                Activation::ClampedSwiglu { alpha, limit } => {
+                    return (self.kernels.clamped_swiglu)(x, up.unwrap_or_default(), alpha, limit);
+                }
+            }
+        }
+        for (x, up) in x.iter_mut().zip(up.unwrap_or_default()) {
+            *x *= up;
+        }
+    }
+
+    fn share(&mut self, vector: TensorId, from: Buf, token: usize) {
+        let (stride, cols) = (self.strides[from as usize], self.plan.n_embd);
+        let mut share = [0.0];
+        let job = MatMul {
+            kind: TensorType::F32,
+            weights: bytemuck::cast_slice(&self.vector(vector)[..cols]),
+            cols,
+            x: &self.bufs[from as usize][token * stride..],
+            tokens: 1,
+            store: super::kernels::Store::Set,
+            first_row: 0,
+            dst_stride: 1,
+        };
+        self.multiply(&job, &mut share, &mut []);
+        let share = naive::sigmoid(f64::from(share[0])) as f32;
         let stride = self.strides[Buf::Gate as usize];
-        let range = token * stride..token * stride + padded(width);
-        let mut gate = std::mem::take(&mut self.bufs[Buf::Gate as usize]);
-        match activation {
-            // SAFETY: as in `embed`.
-            Activation::SiluGated => unsafe {
-                (self.kernels.silu_gated)(
-                    &mut gate[range.clone()],
-                    &self.bufs[Buf::Up as usize][range],
-                )
-            },
-        }
-        self.bufs[Buf::Gate as usize] = gate;
+        let hidden = &mut self.bufs[Buf::Gate as usize][token * stride..][..stride];
+        hidden.iter_mut().for_each(|v| *v *= share);
     }
-}
 
-/// Writes one position's keys and values (n_kv_heads × head_dim each) into its page.
-fn write_kv<E: KvElement>(
-    pool: &mut [E],
-    kv: KvShape,
-    (page_layer, position): (usize, usize),
-    k: &[f32],
-    v: &[f32],
-) {
-    let d = kv.head_dim;
-    for head in 0..kv.n_kv_heads {
-        let (key, value) = head_offsets(kv, page_layer, head);
-        for (i, k) in k[head * d..][..d].iter().enumerate() {
-            pool[key + i * PAGE_TOKENS + position] = E::from_f32(*k);
+    fn join(&mut self, join: &Join, token: usize) {
+        let stride = self.strides[Buf::X as usize];
+        let range = token * stride..(token + 1) * stride;
+        let mut x = std::mem::take(&mut self.bufs[Buf::X as usize]);
+        let mut normed = std::mem::take(&mut self.expanded);
+        let mut out = &self.bufs[Buf::Out as usize][range.clone()];
+        if let Some(norm) = &join.norm {
+            self.normalise(norm, out, &mut normed[..stride]);
+            out = &normed[..stride];
         }
-        let row = &mut pool[value + position * d.next_multiple_of(16)..][..d];
-        for (to, v) in row.iter_mut().zip(&v[head * d..]) {
-            *to = E::from_f32(*v);
+        for (x, y) in x[range].iter_mut().zip(out) {
+            *x += join.scale * y;
+        }
+        self.expanded = normed;
+        self.bufs[Buf::X as usize] = x;
+    }
+
+    fn finish_logits(&mut self, scale: f32, softcap: Option<f32>, row: usize) {
+        let vocab = self.capacity.vocab;
+        let logits = &mut self.bufs[Buf::Logits as usize][row * vocab..][..vocab];
+        if scale != 1.0 {
+            logits.iter_mut().for_each(|v| *v *= scale);
+        }
+        if let Some(cap) = softcap {
+            // SAFETY: as in `expand`.
+            unsafe { (self.kernels.softcap)(logits, cap) }
         }
     }
 }

@@ -1,30 +1,74 @@
 //! The table of architectures. Adding one is a file that returns a [`ModelSpec`], a line here, a fixture and a golden plan.
 
-pub mod llama;
+mod falcon;
+mod gemma2;
+mod gemma3;
+mod gpt2;
+mod gpt_oss;
+mod granite;
+mod keys;
+mod llama;
+mod olmo2;
+mod phi3;
+mod qwen2;
+mod qwen2moe;
+mod qwen3;
+mod qwen3moe;
+mod rope;
+mod stablelm;
+mod starcoder2;
+
+pub use keys::Keys;
 
 use super::ModelError;
 use super::spec::ModelSpec;
-use crate::gguf::{Gguf, Metadata};
+use crate::gguf::Gguf;
 
 /// An architecture: its name in `general.architecture` and the function that reads its metadata.
 pub struct Architecture {
     /// `general.architecture`.
     pub name: &'static str,
     /// Resolves the file's metadata (and the presence of optional tensors) to a spec.
-    pub spec: fn(&Gguf) -> Result<ModelSpec, ModelError>,
+    pub spec: fn(&mut Keys<'_>) -> Result<ModelSpec, ModelError>,
+}
+
+/// A line of the table.
+const fn line(
+    name: &'static str,
+    spec: fn(&mut Keys<'_>) -> Result<ModelSpec, ModelError>,
+) -> Architecture {
+    Architecture { name, spec }
 }
 
 /// Every architecture that this version runs.
-pub const ARCHITECTURES: &[Architecture] = &[Architecture {
-    name: "llama",
-    spec: llama::spec,
-}];
+pub const ARCHITECTURES: &[Architecture] = &[
+    line("llama", llama::spec),
+    line("qwen2", qwen2::spec),
+    line("qwen3", qwen3::spec),
+    line("phi3", phi3::spec),
+    line("gemma3", gemma3::spec),
+    line("gpt2", gpt2::spec),
+    line("gpt-oss", gpt_oss::spec),
+    line("qwen2moe", qwen2moe::spec),
+    line("qwen3moe", qwen3moe::spec),
+    line("gemma2", gemma2::spec),
+    line("olmo2", olmo2::spec),
+    line("granite", granite::spec),
+    line("starcoder2", starcoder2::spec),
+    line("stablelm", stablelm::spec),
+    line("falcon", falcon::spec),
+];
 
 /// Reads what model a file holds.
 pub fn spec(gguf: &Gguf) -> Result<ModelSpec, ModelError> {
     let name = gguf.metadata.require_string("general.architecture")?;
     match ARCHITECTURES.iter().find(|a| a.name == name) {
-        Some(architecture) => (architecture.spec)(gguf),
+        Some(architecture) => {
+            let mut keys = Keys::new(gguf, architecture.name);
+            let spec = (architecture.spec)(&mut keys)?;
+            keys.refuse_unread()?;
+            Ok(spec)
+        }
         None => Err(ModelError::Architecture {
             name: name.chars().take(64).collect(),
             supported: ARCHITECTURES
@@ -33,47 +77,5 @@ pub fn spec(gguf: &Gguf) -> Result<ModelSpec, ModelError> {
                 .collect::<Vec<_>>()
                 .join(", "),
         }),
-    }
-}
-
-/// Most layers, heads or any other count that a model may have: beyond every published model, small enough that sums cannot overflow.
-pub const DIMENSION_MAX: usize = 1 << 24;
-
-/// A count from the metadata: present, at least 1, at most [`DIMENSION_MAX`].
-pub(crate) fn require_count(metadata: &Metadata, key: &str) -> Result<usize, ModelError> {
-    check_count(key, metadata.require_usize(key)?)
-}
-
-/// Like [`require_count`], with a value for where the key is absent.
-pub(crate) fn count_or(
-    metadata: &Metadata,
-    key: &str,
-    default: usize,
-) -> Result<usize, ModelError> {
-    check_count(key, metadata.usize(key)?.unwrap_or(default))
-}
-
-pub(crate) fn check_count(key: &str, value: usize) -> Result<usize, ModelError> {
-    if (1..=DIMENSION_MAX).contains(&value) {
-        Ok(value)
-    } else {
-        Err(ModelError::metadata(
-            key,
-            value,
-            format!("but must be from 1 to {DIMENSION_MAX}"),
-        ))
-    }
-}
-
-/// A float from the metadata that must be finite and above zero.
-pub(crate) fn check_positive(key: &str, value: f32) -> Result<f32, ModelError> {
-    if value.is_finite() && value > 0.0 {
-        Ok(value)
-    } else {
-        Err(ModelError::metadata(
-            key,
-            value,
-            "but must be a finite number above 0",
-        ))
     }
 }

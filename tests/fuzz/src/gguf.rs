@@ -59,9 +59,11 @@ fn check_tensors(bytes: &[u8], gguf: &Gguf) {
 }
 
 fn claim(gguf: &Gguf) -> Option<(Plan, Weights)> {
-    let plan = lower::lower(&told(arch::spec(gguf))?);
+    let spec = told(arch::spec(gguf))?;
+    let plan = lower::lower(&spec, spec.context_length);
     let weights = told(Weights::claim(&plan, gguf))?;
-    assert_eq!(weights.iter().count(), gguf.tensors.len());
+    let claimed = weights.iter().count() + plan.unread.len();
+    assert_eq!(claimed, gguf.tensors.len());
     Some((plan, weights))
 }
 
