@@ -43,26 +43,19 @@ mod bench {
 
     fn open(path: &str, context: usize) -> anyhow::Result<(CudaDevice, u64)> {
         let begin = Instant::now();
-        let file = std::fs::File::open(path)?;
-        // SAFETY: a bench over a file that nobody changes.
-        let bytes = unsafe { memmap2::Mmap::map(&file) }?;
+        let bytes = std::fs::read(path)?;
+        let read = begin.elapsed();
         let gguf = worker_orcd::gguf::parse(&bytes)?;
         let plan = lower::lower(&arch::spec(&gguf)?, context);
         let weights = Weights::claim(&plan, &gguf)?;
         let size = weights.total_bytes();
-        struct Mapped(memmap2::Mmap);
-        impl AsRef<[u8]> for Mapped {
-            fn as_ref(&self) -> &[u8] {
-                &self.0
-            }
-        }
         let options = CudaOptions {
             ordinal: 0,
             context,
             kv: KvType::F16,
         };
-        let mut device = CudaDevice::new(plan, weights, Box::new(Mapped(bytes)), options)?;
-        let opened = begin.elapsed();
+        let mut device = CudaDevice::new(plan, weights, Box::new(bytes), options)?;
+        let opened = begin.elapsed() - read;
         while {
             let p = device.load_some(Instant::now() + Duration::from_secs(1))?;
             p.processed < p.total
@@ -70,7 +63,7 @@ mod bench {
         eprintln!(
             "{path}: context and modules {:.3} s, weights {:.3} s",
             opened.as_secs_f64(),
-            (begin.elapsed() - opened).as_secs_f64()
+            (begin.elapsed() - read - opened).as_secs_f64()
         );
         Ok((device, size))
     }
@@ -97,7 +90,7 @@ mod bench {
                 }
                 times.push(begin.elapsed().as_secs_f64());
             }
-            println!("{path}: prefill {n}: {:.0} tok/s", n as f64 / median(times));
+            eprintln!("{path}: prefill {n}: {:.0} tok/s", n as f64 / median(times));
         }
         for depth in [16, 4096].into_iter().filter(|_| only != "prefill") {
             for rows in [1, 2, 4, 8] {
@@ -109,7 +102,7 @@ mod bench {
                     times.push(begin.elapsed().as_secs_f64());
                 }
                 let t = median(times);
-                println!(
+                eprintln!(
                     "{path}: decode at {depth}, {rows} rows: {:.1} steps/s, {:.1} tok/s ({:.2} TB/s)",
                     1.0 / t,
                     rows as f64 / t,

@@ -20,7 +20,7 @@ use worker_orcd_protocol::{Exit, limits as wire};
 #[derive(Clone, Debug, Parser)]
 #[command(version, after_long_help = after_help(), max_term_width = 110)]
 pub struct Flags {
-    /// The model: a GGUF file, or "fake:KEY=VALUE,…" for a model without a file, to test whoever spawns this process: see below
+    /// The model: a GGUF file (of a model in several any one, or their folder), or "fake:KEY=VALUE,…" for a model without a file, to test whoever spawns this process: see below
     #[arg(long, value_name = "FILE", required_unless_present = "print_schema", value_parser = OsStringValueParser::new().try_map(parse_model))]
     pub model: Option<ModelChoice>,
 
@@ -42,7 +42,7 @@ pub struct Flags {
     #[arg(long, value_name = "BYTES")]
     pub kv_bytes: Option<u64>,
 
-    /// A tokenizer.json to be used instead of the model file's vocabulary
+    /// A tokenizer.json to be used instead of one that lies beside the model, or of the model file's vocabulary
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
 

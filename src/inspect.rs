@@ -1,8 +1,10 @@
 //! What the process tells instead of running: `--check`, `--print-plan`, `--print-schema`.
 
+use std::path::PathBuf;
+
 use serde_json::{Value, json};
 use worker_orcd::io;
-use worker_orcd::load::{FileLoad, HAS_CUDA, LoadError, no_card};
+use worker_orcd::load::{Checked, FileLoad, HAS_CUDA, LoadError, no_card};
 use worker_orcd::worker::load_error;
 use worker_orcd_protocol::{Exit, schema};
 
@@ -46,6 +48,11 @@ fn check(load: &FileLoad, flags: &Flags) -> Result<Value, LoadError> {
         .iter()
         .map(|t| json!({"type": t.name, "tensors": t.tensors, "bytes": t.bytes}))
         .collect();
+    let files: Vec<Value> = checked
+        .files
+        .iter()
+        .map(|f| json!({"path": f.path.to_string_lossy(), "bytes": f.bytes, "tensors": f.tensors}))
+        .collect();
     Ok(json!({
         "loads": true,
         "model": model.name,
@@ -58,6 +65,8 @@ fn check(load: &FileLoad, flags: &Flags) -> Result<Value, LoadError> {
         "tokenizer_kind": checked.loaded.tokenizer.kind().as_str(),
         "chat_template": checked.loaded.template.is_some(),
         "tensor_types": types,
+        "files": files,
+        "resident_bytes": resident_bytes(&checked),
         "memory": {
             "weights_bytes": memory.weights_bytes,
             "kv_bytes": memory.kv_bytes,
@@ -65,6 +74,39 @@ fn check(load: &FileLoad, flags: &Flags) -> Result<Value, LoadError> {
             "total_bytes": memory.weights_bytes + memory.kv_bytes + memory.scratch_bytes,
         },
     }))
+}
+
+/// What the process takes when all that it reserves is in use: what it has now, vocabulary and program included, and then the files and
+/// the device's buffers. `None` where the system does not tell.
+fn resident_bytes(checked: &Checked) -> Option<u64> {
+    let maps = std::fs::read_to_string("/proc/self/smaps").ok()?;
+    let paths: Vec<PathBuf> = checked
+        .files
+        .iter()
+        .filter_map(|file| file.path.canonicalize().ok())
+        .collect();
+    // The pages of the files that are there by now are not counted twice.
+    let is_model = |line: &str| {
+        paths
+            .iter()
+            .any(|path| line.ends_with(&*path.to_string_lossy()))
+    };
+    let mut now = 0;
+    let mut is_counted = true;
+    for line in maps.lines() {
+        match line.split_once(':') {
+            Some(("Rss", size)) if is_counted => {
+                let kib: u64 = size.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+                now += kib * 1024;
+            }
+            // A range of addresses begins what is said of one mapping.
+            Some((range, _)) if range.contains('-') => is_counted = !is_model(line),
+            Some(_) | None => {}
+        }
+    }
+    let memory = checked.loaded.device.memory();
+    let files: u64 = checked.files.iter().map(|file| file.bytes).sum();
+    Some(now + files + memory.kv_bytes + memory.scratch_bytes)
 }
 
 /// The same error that `fatal` would carry.

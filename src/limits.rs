@@ -74,6 +74,9 @@ pub const DRAIN_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 /// How long an exit that does not wait for its reader tries to write what is left; and any exit, what is left of the log.
 pub const EXIT_FLUSH: Duration = Duration::from_secs(1);
 
+/// Between two looks at whether the model still lies in its device's own memory.
+pub const RESIDENCY_INTERVAL: Duration = Duration::from_secs(60);
+
 /// How long a second SIGTERM tries to write what is left.
 pub const KILLED_FLUSH: Duration = Duration::from_millis(50);
 

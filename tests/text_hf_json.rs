@@ -4,7 +4,7 @@
 mod text_support;
 
 use serde_json::{Value as Json, json};
-use text_support::data;
+use text_support::{data, plain};
 use worker_orcd::gguf::Metadata;
 use worker_orcd::text::{
     AddSpecial, EncodingStep, ParseSpecial, Tokenizer, TokenizerError, TokenizerKind,
@@ -27,12 +27,6 @@ fn changed(change: impl FnOnce(&mut Json)) -> Result<Tokenizer, TokenizerError> 
 
 fn refused(change: impl FnOnce(&mut Json)) -> String {
     changed(change).unwrap_err().to_string()
-}
-
-fn plain(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
-    tokenizer
-        .encode(text, AddSpecial::No, ParseSpecial::No)
-        .unwrap()
 }
 
 #[test]
@@ -204,6 +198,24 @@ fn flags_of_the_model_file_overrule_the_post_processor() {
 }
 
 #[test]
+fn rows_without_a_token_are_holes() {
+    let mut tokenizer = read(&small(), &gguf_metadata()).unwrap();
+    assert_eq!(tokenizer.vocab_size(), 598);
+    tokenizer.add_holes(600);
+    assert_eq!(tokenizer.vocab_size(), 600);
+    assert_eq!(tokenizer.token_bytes(599), None);
+    assert!(tokenizer.token_bytes(597).is_some() && !tokenizer.is_control(599));
+    tokenizer.add_holes(10);
+    assert_eq!(tokenizer.vocab_size(), 600);
+}
+
+/// Asserts that the file with `value` at `pointer` is refused by an error that says `named`.
+fn check_named(pointer: &str, value: Json, named: &str) {
+    let error = refused(|json| *json.pointer_mut(pointer).unwrap() = value);
+    assert!(error.contains(named), "{pointer}: {error}");
+}
+
+#[test]
 fn parts_that_are_not_supported_are_named() {
     for (pointer, value, named) in [
         ("/normalizer", json!({"type": "NFKC"}), "NFKC"),
@@ -211,6 +223,16 @@ fn parts_that_are_not_supported_are_named() {
             "/normalizer",
             json!({"type": "Prepend", "prepend": "▁"}),
             "Prepend",
+        ),
+        (
+            "/normalizer",
+            json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"}),
+            "without byte_fallback",
+        ),
+        (
+            "/normalizer",
+            json!({"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}),
+            "Lowercase",
         ),
         ("/pre_tokenizer", Json::Null, "without ByteLevel"),
         (
@@ -248,6 +270,14 @@ fn parts_that_are_not_supported_are_named() {
             json!({"Regex": "(?<=a)b"}),
             "look-around",
         ),
+    ] {
+        check_named(pointer, value, named);
+    }
+}
+
+#[test]
+fn models_and_tokens_that_are_not_supported_are_named() {
+    for (pointer, value, named) in [
         ("/model/type", json!("Unigram"), "Unigram"),
         ("/model/byte_fallback", json!(true), "byte_fallback"),
         ("/model/dropout", json!(0.1), "dropout"),
@@ -259,27 +289,24 @@ fn parts_that_are_not_supported_are_named() {
         ("/added_tokens/0/single_word", json!(true), "single_word"),
         ("/added_tokens/0/normalized", json!(true), "normalized"),
     ] {
-        let error = refused(|json| *json.pointer_mut(pointer).unwrap() = value);
-        assert!(error.contains(named), "{pointer}: {error}");
+        check_named(pointer, value, named);
     }
 }
 
 #[test]
 fn damaged_files_are_errors() {
-    for text in [
-        "",
-        "{",
-        "[]",
-        "{\"model\": {}}",
-        "null",
-        "{\"model\": {\"vocab\": {}, \"merges\": []}}",
-    ] {
+    for text in ["", "{", "[]", "{\"model\": {}}", "null"] {
         let error = Tokenizer::from_hf_json(text.as_bytes(), &Metadata::default()).unwrap_err();
         assert!(
             error.to_string().contains("tokenizer.json"),
             "{text}: {error}"
         );
     }
+    let error = refused(|json| {
+        json["model"]["vocab"] = json!({});
+        json["added_tokens"] = json!([]);
+    });
+    assert!(error.contains("the vocabulary is empty"), "{error}");
     let whole = data("small-tokenizer.json");
     for length in (0..whole.len()).step_by(97) {
         let cut = &whole.as_bytes()[..length];
@@ -341,4 +368,50 @@ fn old_forms_of_the_file_are_read() {
         let expected = library.encode_fast(text, true).unwrap();
         assert_eq!(ids.unwrap(), expected.get_ids(), "{text:?}");
     }
+}
+
+fn sentencepiece() -> Json {
+    serde_json::from_str(&data("small-sentencepiece-tokenizer.json")).unwrap()
+}
+
+#[test]
+fn every_form_of_marking_spaces_has_the_ids_of_the_python_package() {
+    let mut forms = std::collections::BTreeMap::new();
+    let mut pairs = 0;
+    for line in data("small-sentencepiece-pairs.jsonl").lines() {
+        let line: Json = serde_json::from_str(line).unwrap();
+        let form = line["form"].as_str().unwrap().to_owned();
+        let Some(text) = line["text"].as_str() else {
+            let mut json = sentencepiece();
+            json["normalizer"] = line["normalizer"].clone();
+            json["pre_tokenizer"] = line["pre_tokenizer"].clone();
+            forms.insert(form, read(&json, &Metadata::default()).unwrap());
+            continue;
+        };
+        let tokenizer = &forms[&form];
+        let ids = |key: &str| -> Vec<u32> { serde_json::from_value(line[key].clone()).unwrap() };
+        assert_eq!(plain(tokenizer, text), ids("ids"), "{form} {text:?}");
+        let special = tokenizer.encode(text, AddSpecial::Yes, ParseSpecial::Yes);
+        assert_eq!(special.unwrap(), ids("special_ids"), "{form} {text:?}");
+        pairs += 1;
+    }
+    assert_eq!((forms.len(), pairs), (4, 120));
+    let tokenizer = &forms["prepend"];
+    assert_eq!(tokenizer.token_bytes(15), Some(b"\n".as_slice()));
+    assert_eq!(tokenizer.token_bytes(3), Some(b"<|user|>".as_slice()));
+}
+
+#[test]
+fn byte_fallback_without_marked_spaces_is_refused() {
+    let mut json = sentencepiece();
+    let error = read(&json, &Metadata::default()).unwrap_err().to_string();
+    assert!(error.contains("does not mark spaces"), "{error}");
+    json["normalizer"] = json!({"type": "NFC"});
+    let error = read(&json, &Metadata::default()).unwrap_err().to_string();
+    assert!(error.contains("NFC"), "{error}");
+    json["normalizer"] = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
+    assert!(read(&json, &Metadata::default()).is_ok());
+    json["model"]["ignore_merges"] = true.into();
+    let error = read(&json, &Metadata::default()).unwrap_err().to_string();
+    assert!(error.contains("ignore_merges"), "{error}");
 }

@@ -2,53 +2,25 @@
 //! vocabularies and texts that are made to break it.
 
 mod text_support;
+#[path = "text_support/texts.rs"]
+mod texts;
 
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use text_support::{
-    data, gpt2_library, gpt2_metadata, model_metadata, shared, shared_metadata, small_metadata,
+    bytes, check_shared_vectors, check_vectors, data, gpt2_library, gpt2_metadata, in_steps,
+    model_metadata, plain, shared_metadata, small_metadata, timed,
 };
+use texts::texts;
 use worker_orcd::gguf::Metadata;
 use worker_orcd::text::{
     AddSpecial, EncodingStep, ParseSpecial, TextDecoder, Tokenizer, TokenizerError, TokenizerKind,
 };
 
-/// Separates the texts of a vector file.
-const SEPARATOR: &str = "\n__ggml_vocab_test__\n";
-
 thread_local! {
     static GPT2: Tokenizer = Tokenizer::from_gguf(&gpt2_metadata()).unwrap();
-}
-
-fn plain(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
-    tokenizer
-        .encode(text, AddSpecial::No, ParseSpecial::No)
-        .unwrap()
-}
-
-fn bytes(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<u8> {
-    ids.iter()
-        .flat_map(|id| tokenizer.token_bytes(*id).unwrap())
-        .copied()
-        .collect()
-}
-
-fn check_vectors(tokenizer: &Tokenizer, texts: &str, ids: &str) {
-    let texts: Vec<&str> = texts.split(SEPARATOR).collect();
-    // The last text is empty, and so is the last line, which no line end follows.
-    let lines: Vec<&str> = ids.split('\n').collect();
-    assert!(texts.len() >= 40, "{} texts", texts.len());
-    assert_eq!(texts.len(), lines.len());
-    for (text, line) in texts.iter().zip(lines) {
-        let expected: Vec<u32> = line
-            .split_whitespace()
-            .map(|id| id.parse().unwrap())
-            .collect();
-        assert_eq!(plain(tokenizer, text), expected, "{text:?}");
-        assert_eq!(bytes(tokenizer, &expected), text.as_bytes(), "{text:?}");
-    }
 }
 
 #[test]
@@ -75,27 +47,8 @@ fn the_committed_gpt2_vocabulary_is_that_of_the_reference_file() {
 #[test]
 fn other_vocabularies_give_their_reference_ids() {
     for name in ["llama-bpe", "qwen2", "deepseek-llm"] {
-        let Some(metadata) = shared_metadata(name) else {
-            continue;
-        };
-        let read = |suffix: &str| {
-            let path = shared(&format!("ggml-vocab-{name}.gguf.{suffix}")).unwrap();
-            std::fs::read_to_string(path).unwrap()
-        };
-        let begin = Instant::now();
-        let tokenizer = Tokenizer::from_gguf(&metadata).unwrap();
-        eprintln!("{name}: built in {:?}", begin.elapsed());
-        check_vectors(&tokenizer, &read("inp"), &read("out"));
+        check_shared_vectors(name);
     }
-}
-
-#[test]
-fn a_sentencepiece_vocabulary_is_refused_by_name() {
-    let Some(metadata) = shared_metadata("phi-3") else {
-        return;
-    };
-    let error = Tokenizer::from_gguf(&metadata).unwrap_err();
-    assert!(error.to_string().contains("\"llama\""), "{error}");
 }
 
 #[test]
@@ -130,46 +83,11 @@ fn the_default_model_gives_the_reference_ids() {
     assert_eq!(error, TokenizerError::MissingByte { byte: 4 });
 }
 
-/// Encodes in steps and says how many it took.
-fn in_steps(tokenizer: &Tokenizer, text: &str, parse: ParseSpecial) -> (Vec<u32>, usize) {
-    let mut encoding = tokenizer.start_encoding(text.to_owned(), AddSpecial::No, parse);
-    let mut steps = 0;
-    loop {
-        steps += 1;
-        match encoding.step(tokenizer).unwrap() {
-            EncodingStep::Working => {}
-            EncodingStep::Done(ids) => {
-                // A further step has nothing to give.
-                assert_eq!(
-                    encoding.step(tokenizer).unwrap(),
-                    EncodingStep::Done(Vec::new())
-                );
-                return (ids, steps);
-            }
-        }
-    }
-}
-
 /// The oracle for texts that its engine can take.
 static LIBRARY: LazyLock<tokenizers::Tokenizer> = LazyLock::new(gpt2_library);
 
 fn library_ids(text: &str) -> Vec<u32> {
     LIBRARY.encode_fast(text, false).unwrap().get_ids().to_vec()
-}
-
-/// Texts of the kinds that pre-tokenizers tell apart.
-fn texts() -> impl Strategy<Value = String> {
-    let word = prop_oneof![
-        "[a-zA-Z]{1,12}",
-        "[0-9]{1,9}",
-        "[ \t\n\r\u{a0}\u{3000}]{1,6}",
-        "[!-/:-@]{1,5}",
-        "['][a-zA-Z]{1,3}",
-        "\\PC{1,4}",
-        any::<String>(),
-        Just("<|endoftext|>".to_owned()),
-    ];
-    prop::collection::vec(word, 0..24).prop_map(|words| words.concat())
 }
 
 proptest! {
@@ -238,16 +156,6 @@ fn run_ids(tokenizer: &Tokenizer, unit: &str, count: usize) -> Vec<u32> {
     let width = bytes(tokenizer, pattern).len() / unit.len();
     let mut ids = pattern.repeat(count / width);
     ids.extend(library_ids(&unit.repeat(count % width)));
-    ids
-}
-
-/// Runs `encode` and asserts that it is quick enough for a megabyte.
-fn timed(name: &str, encode: impl FnOnce() -> Vec<u32>) -> Vec<u32> {
-    let begin = Instant::now();
-    let ids = encode();
-    let took = begin.elapsed();
-    eprintln!("{name}: {} ids in {took:?}", ids.len());
-    assert!(took < Duration::from_secs(4), "{name}: {took:?}");
     ids
 }
 

@@ -606,7 +606,8 @@ pub struct HealthResult {
     pub model: String,
     /// The device ("cpu (avx2)").
     pub device: String,
-    /// Whether all weights lie in the device's own memory.
+    /// Whether all weights lie in the device's own memory. On a card it is looked at when the load is done and at most a minute before
+    /// any answer after that; a worker whose model is not where it belongs ends with `fatal` and exit code 76.
     pub resident: bool,
     /// The tensor type that holds most of the weights' bytes ("Q4_1").
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -641,7 +642,7 @@ pub struct HealthResult {
     /// The card's compute capability ("9.0"); left out on the cpu.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compute_capability: Option<String>,
-    /// The card's driver; left out on the cpu.
+    /// The newest CUDA version that the card's driver knows ("13.0"); left out on the cpu.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver_version: Option<String>,
 }

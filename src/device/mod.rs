@@ -145,6 +145,17 @@ pub struct Memory {
     pub scratch_bytes: u64,
 }
 
+/// What a card says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Card {
+    /// "9.0".
+    pub compute_capability: String,
+    /// The newest CUDA version that the driver knows: "13.0".
+    pub driver_version: String,
+    /// Bytes that this process has allocated of the card's memory.
+    pub used_bytes: u64,
+}
+
 /// How far a load is. `processed == total` says that it is done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LoadProgress {
@@ -206,6 +217,16 @@ pub trait Device {
 
     /// What the bytes of a page mean: the same for two devices only if each can go on with the other's pages.
     fn state_id(&self) -> String;
+
+    /// What the card says of itself, where the device is one.
+    fn card(&self) -> Option<Card> {
+        None
+    }
+
+    /// Whether everything that the device holds lies in its own memory still. Cheap enough to be asked now and then.
+    fn is_resident(&mut self) -> Result<bool, DeviceError> {
+        Ok(true)
+    }
 
     /// What the device was built for.
     fn capacity(&self) -> Capacity;

@@ -193,6 +193,47 @@ pub enum GgufError {
         /// Its first byte, from the start of the file.
         second_offset: u64,
     },
+    /// There is no file at all.
+    #[error("a model is in one file at least")]
+    NoFiles,
+    /// A file is of another number of files than there are.
+    #[error(
+        "key split.count is {found}, but the model is given as {files} file(s): a model in several has names like NAME-00001-of-00003.gguf, all in one folder"
+    )]
+    SplitCount {
+        /// What the file says.
+        found: u64,
+        /// Files that there are.
+        files: u64,
+    },
+    /// A file has the name of another.
+    #[error(
+        "key split.no is {found}, but the file's name says {wanted} (both from 0): it was renamed"
+    )]
+    SplitNumber {
+        /// What the file says.
+        found: u64,
+        /// What its name says.
+        wanted: u64,
+    },
+    /// A later file says something of the model.
+    #[error("key {key} is not what the model's first file says: it belongs to another model")]
+    SplitKey {
+        /// The key.
+        key: String,
+    },
+    /// The files together do not have the tensors that they should.
+    #[error(
+        "the model's {files} file(s) have {found} tensors, but key split.tensors.count is {wanted}"
+    )]
+    SplitTensors {
+        /// Tensors in all files.
+        found: u64,
+        /// What the first file says.
+        wanted: u64,
+        /// Files that there are.
+        files: u64,
+    },
     /// A key that is needed is not there.
     #[error("key {key} is missing")]
     MissingKey {

@@ -3,11 +3,13 @@
 //! A file is a header (magic, version, counts), key-value pairs, a list of tensors and then the tensors' bytes. Only the first three
 //! are read here; the weights stay where they are, in the mapped file, and [`Gguf::tensor_bytes`] hands out views of them. Whatever
 //! the bytes are, parsing ends in a [`Gguf`] whose every tensor lies inside the file, or in an error that names the key or the tensor.
+//! A model in several files is parsed file by file, and [`split`] makes one of them.
 //! Nothing is reserved on the word of a count alone, so that a damaged file cannot ask for memory that it does not itself fill.
 
 mod error;
 mod metadata;
 mod reader;
+pub mod split;
 mod tensors;
 mod types;
 mod values;

@@ -37,6 +37,17 @@ pub fn no_card(number: u32) -> String {
     )
 }
 
+/// Bytes of a page of the KV pool.
+pub(super) fn page_bytes(target: Target, plan: &Plan, kv: KvType) -> usize {
+    match target {
+        Target::Cpu => crate::device::cpu::page_bytes(plan, kv),
+        #[cfg(feature = "cuda")]
+        Target::Cuda(_) => crate::device::cuda::page_bytes(plan, kv),
+        #[cfg(not(feature = "cuda"))]
+        Target::Cuda(_) => crate::device::cpu::page_bytes(plan, kv),
+    }
+}
+
 /// A model's plan, where its weights are, and how it is to be held.
 pub(super) struct Parts {
     pub(super) plan: Plan,

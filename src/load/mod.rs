@@ -2,19 +2,26 @@
 
 mod device;
 pub mod fake;
+mod files;
+mod map;
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
-use crate::device::cpu;
 use crate::device::{Device, DeviceError, LoadProgress, PAGE_TOKENS};
-use crate::gguf::{Gguf, Metadata};
+use crate::gguf::{Gguf, Metadata, TensorInfo};
 use crate::limits;
 use crate::model::lower::lower;
 use crate::model::plan::Plan;
 use crate::model::{arch, weights::Weights};
-use crate::text::{ChatTemplate, TemplateError, Tokenizer};
+use crate::text::{ChatTemplate, TemplateError, Tokenizer, TokenizerKind};
+
+/// The file beside a model whose tokenizer is used instead of the model file's.
+const TOKENIZER_JSON: &str = "tokenizer.json";
+
+pub use files::FileFacts;
+use map::Mapped;
 
 /// A load under way. The worker calls [`Load::step`] until it says [`LoadStep::Ready`].
 pub trait Load {
@@ -100,7 +107,7 @@ pub use crate::device::KvType;
 /// What the flags say of the model.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
-    /// The GGUF file.
+    /// The GGUF file, any one of several, or a folder with one model.
     pub model: PathBuf,
     /// The device that it is loaded onto.
     pub target: Target,
@@ -110,7 +117,7 @@ pub struct LoadOptions {
     pub kv: KvType,
     /// Bytes of the KV pool; `None` for what one context takes.
     pub kv_bytes: Option<u64>,
-    /// A `tokenizer.json` to use instead of the vocabulary in the file.
+    /// A `tokenizer.json` to use instead of one beside the model, or of the vocabulary in the file.
     pub tokenizer: Option<PathBuf>,
     /// A Jinja chat template to use instead of the one in the file.
     pub chat_template: Option<PathBuf>,
@@ -122,6 +129,8 @@ pub struct Checked {
     pub loaded: Loaded,
     /// What its tensors are stored as, in the order of their first appearance.
     pub tensor_types: Vec<TensorTypeFacts>,
+    /// The files that it is in.
+    pub files: Vec<FileFacts>,
 }
 
 /// How much of a model is stored as one tensor type.
@@ -139,6 +148,8 @@ pub struct TensorTypeFacts {
 pub struct FileLoad {
     options: LoadOptions,
     stage: Stage,
+    /// Bytes of the weights that are read.
+    read_bytes: usize,
 }
 
 /// What is done next.
@@ -146,48 +157,25 @@ enum Stage {
     Open,
     Text(Box<Opened>),
     Device(Box<Opened>, Box<(Tokenizer, Option<ChatTemplate>)>),
-    Weights(Box<Loaded>),
+    Weights(Box<Loaded>, Rc<Mapped>),
     Over,
 }
 
-/// A mapped and parsed file.
+/// A mapped and parsed model.
 struct Opened {
-    map: Mapped,
+    map: Rc<Mapped>,
+    files: Vec<FileFacts>,
     gguf: Gguf,
     plan: Plan,
     weights: Weights,
 }
 
-/// The mapped file; it lives as long as the device that reads its weights from it.
-struct Mapped(memmap2::Mmap);
+/// The device's share of the mapped files.
+struct Shared(Rc<Mapped>);
 
-impl AsRef<[u8]> for Mapped {
+impl AsRef<[u8]> for Shared {
     fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl Mapped {
-    fn open(path: &Path) -> Result<Self, LoadError> {
-        let no_input = |e: std::io::Error| {
-            LoadError::NoInput(format!("{} cannot be read: {e}", path.display()))
-        };
-        let file = std::fs::File::open(path).map_err(no_input)?;
-        let metadata = file.metadata().map_err(no_input)?;
-        if !metadata.is_file() {
-            return Err(LoadError::NoInput(format!(
-                "{} is not a file",
-                path.display()
-            )));
-        }
-        if metadata.len() == 0 {
-            return Err(LoadError::BadModel(format!("{} is empty", path.display())));
-        }
-        // SAFETY: the mapping is read-only and private to this process; whoever truncates a model file while a worker runs on it ends
-        // the worker with SIGBUS, as with every program that maps its input: the README says so.
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(no_input)?;
-        map.advise(memmap2::Advice::WillNeed).ok(); // a hint: without it the load is only slower
-        Ok(Self(map))
+        (*self.0).as_ref()
     }
 }
 
@@ -197,6 +185,7 @@ impl FileLoad {
         Self {
             options,
             stage: Stage::Open,
+            read_bytes: 0,
         }
     }
 
@@ -233,10 +222,12 @@ impl FileLoad {
                 }),
             }
         }
+        let files = opened.files.clone();
         let loaded = self.device(*opened, text)?;
         Ok(Checked {
             loaded,
             tensor_types,
+            files,
         })
     }
 
@@ -245,13 +236,13 @@ impl FileLoad {
     }
 
     fn open(&self) -> Result<Box<Opened>, LoadError> {
-        let map = Mapped::open(&self.options.model)?;
-        let gguf = crate::gguf::parse(map.as_ref()).map_err(|e| self.bad_model(e))?;
+        let files::Opened { map, gguf, files } = files::open(&self.options.model)?;
         let spec = arch::spec(&gguf).map_err(|e| self.bad_model(e))?;
         let plan = lower(&spec, self.context(spec.context_length)?);
         let weights = Weights::claim(&plan, &gguf).map_err(|e| self.bad_model(e))?;
         Ok(Box::new(Opened {
-            map,
+            map: Rc::new(map),
+            files,
             gguf,
             plan,
             weights,
@@ -260,21 +251,42 @@ impl FileLoad {
 
     fn text(&self, opened: &Opened) -> Result<(Tokenizer, Option<ChatTemplate>), LoadError> {
         let metadata = &opened.gguf.metadata;
-        let tokenizer = match &self.options.tokenizer {
-            None => Tokenizer::from_gguf(metadata).map_err(|e| self.bad_model(e))?,
-            Some(path) => {
-                let bad = |e| LoadError::BadModel(format!("{}: {e}", path.display()));
-                Tokenizer::from_hf_json(&read_side_file(path)?, metadata).map_err(bad)?
-            }
+        let mut tokenizer = self.tokenizer(opened)?;
+        let (tokens, rows) = (tokenizer.vocab_size(), opened.plan.n_vocab);
+        let agree = match tokenizer.kind() {
+            TokenizerKind::GgufBpe => tokens == rows,
+            // Rows that pad the embedding have tokens in a GGUF file alone.
+            TokenizerKind::HfJson => tokens <= rows,
         };
-        if tokenizer.vocab_size() != opened.plan.n_vocab {
-            let (tokens, rows) = (tokenizer.vocab_size(), opened.plan.n_vocab);
+        if !agree {
             return Err(self.bad_model(format!(
                 "the tokenizer has {tokens} tokens, but the embedding has {rows} rows"
             )));
         }
+        tokenizer.add_holes(rows);
         let template = self.template(metadata, &tokenizer)?;
         Ok((tokenizer, template))
+    }
+
+    /// The tokenizer of the flag, or of a `tokenizer.json` beside the model, or of the model file.
+    fn tokenizer(&self, opened: &Opened) -> Result<Tokenizer, LoadError> {
+        let metadata = &opened.gguf.metadata;
+        let read = |path: &Path, advice: &str| {
+            let bad = |e| LoadError::BadModel(format!("{}: {e}{advice}", path.display()));
+            Tokenizer::from_hf_json(&read_side_file(path)?, metadata).map_err(bad)
+        };
+        if let Some(path) = &self.options.tokenizer {
+            return read(path, "");
+        }
+        let first = opened.files.first();
+        let beside = first.map(|file| file.path.with_file_name(TOKENIZER_JSON));
+        if let Some(beside) = beside.filter(|path| path.is_file()) {
+            return read(
+                &beside,
+                "; it lies beside the model and is used for that: move it away to use the model file's vocabulary, or name another with --tokenizer",
+            );
+        }
+        Tokenizer::from_gguf(metadata).map_err(|e| self.bad_model(e))
     }
 
     fn template(
@@ -305,48 +317,50 @@ impl FileLoad {
         }
     }
 
+    /// What is told of the model, but for its device.
+    fn facts(&self, opened: &Opened) -> Result<ModelFacts, LoadError> {
+        let Opened {
+            gguf,
+            plan,
+            weights,
+            files,
+            ..
+        } = opened;
+        let name = gguf
+            .metadata
+            .string("general.name")
+            .map_err(|e| self.bad_model(e))?;
+        let file_name = || files.first().map(|file| files::stem(&file.path));
+        Ok(ModelFacts {
+            name: name
+                .map(str::to_owned)
+                .or_else(file_name)
+                .unwrap_or_default(),
+            architecture: plan.architecture.to_owned(),
+            quant_kind: weights.main_kind().name().to_owned(),
+            parameters: gguf.tensors.iter().map(TensorInfo::elements).sum(),
+            size_bytes: weights.total_bytes(),
+            context_length_trained: plan.context_length,
+            context_length: self.context(plan.context_length)?,
+            vocab_size: plan.n_vocab,
+            device: String::new(),
+        })
+    }
+
     fn device(
         &self,
         opened: Opened,
         (tokenizer, template): (Tokenizer, Option<ChatTemplate>),
     ) -> Result<Loaded, LoadError> {
+        let mut model = self.facts(&opened)?;
         let Opened {
-            map,
-            gguf,
-            plan,
-            weights,
+            map, plan, weights, ..
         } = opened;
-        let context = self.context(plan.context_length)?;
-        let file_name = || {
-            self.options
-                .model
-                .file_stem()
-                .map_or_else(|| "model".into(), |s| s.to_string_lossy().into_owned())
-        };
-        let name = gguf
-            .metadata
-            .string("general.name")
-            .map_err(|e| self.bad_model(e))?;
-        let mut model = ModelFacts {
-            name: name.map_or_else(file_name, str::to_owned),
-            architecture: plan.architecture.to_owned(),
-            quant_kind: weights.main_kind().name().to_owned(),
-            parameters: gguf
-                .tensors
-                .iter()
-                .map(crate::gguf::TensorInfo::elements)
-                .sum(),
-            size_bytes: weights.total_bytes(),
-            context_length_trained: plan.context_length,
-            context_length: context,
-            vocab_size: plan.n_vocab,
-            device: String::new(),
-        };
-        let page_bytes = cpu::page_bytes(&plan, self.options.kv) as u64;
+        let page_bytes = device::page_bytes(self.options.target, &plan, self.options.kv) as u64;
         let parts = device::Parts {
-            pool_tokens: pool_tokens(context, self.options.kv_bytes, page_bytes)?,
+            pool_tokens: pool_tokens(model.context_length, self.options.kv_bytes, page_bytes)?,
             kv: self.options.kv,
-            file: Box::new(map),
+            file: Box::new(Shared(map)),
             plan,
             weights,
         };
@@ -432,16 +446,20 @@ impl Load for FileLoad {
             }
             Stage::Device(opened, text) => {
                 let step = begun(&opened.weights);
-                self.stage = Stage::Weights(Box::new(self.device(*opened, *text)?));
+                let map = Rc::clone(&opened.map);
+                self.stage = Stage::Weights(Box::new(self.device(*opened, *text)?), map);
                 Ok(step)
             }
             Stage::Over => Err(LoadError::BadModel("the load is over".into())),
-            Stage::Weights(mut loaded) => {
+            Stage::Weights(mut loaded, map) => {
+                map.read_ahead(self.read_bytes);
                 let progress = loaded.device.load_some(until)?;
                 if progress.processed >= progress.total {
                     return Ok(LoadStep::Ready(loaded));
                 }
-                self.stage = Stage::Weights(loaded);
+                // The tensors come in about the order of the file.
+                self.read_bytes = usize::try_from(progress.processed).unwrap_or(usize::MAX);
+                self.stage = Stage::Weights(loaded, map);
                 Ok(LoadStep::Progress(progress))
             }
         }

@@ -1,9 +1,10 @@
-//! Byte-level byte-pair encoding of one piece of text, by the `tokenizers` crate.
+//! Byte-pair encoding of one piece of text, by the `tokenizers` crate.
 //!
-//! The crate's model does the merging; this file hands it a vocabulary that has been checked, maps
-//! bytes to the characters that byte-level vocabularies are written in, and cuts pieces that are too
-//! long to be encoded at once.
+//! The crate's model does the merging; this file hands it a vocabulary that has been checked, spells
+//! text in the alphabet that the vocabulary is written in, and cuts pieces that are too long to be
+//! encoded at once.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::hash::BuildHasher;
 use std::ops::Range;
@@ -11,8 +12,10 @@ use std::ops::Range;
 use tokenizers::Model;
 use tokenizers::models::bpe::{BPE, Vocab};
 
+use super::error::{TokenizerError, shown};
+use super::normalizer::SPACE_MARK;
 use super::pre_tokenizer::WholePiece;
-use super::tokenizer::{TokenizerError, shown};
+use super::sentencepiece::byte_token;
 
 /// Pieces that the crate may remember the encoding of (short ones only; about 1 MB).
 const CACHE_PIECES: usize = 10_000;
@@ -30,12 +33,23 @@ const WINDOW_COST: usize = 2;
 /// How far back a window may begin again to find a seam, in bytes.
 pub(super) const SEAM_SEARCH_BYTES_MAX: usize = WINDOW_BYTES / 2;
 
+/// What a vocabulary is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Alphabet {
+    /// Each byte is a character of its own.
+    Bytes,
+    /// Text with its spaces marked, as SentencePiece writes it. A character that is no token becomes
+    /// the tokens of its bytes, `<0xF0>` and so on.
+    Spaces,
+}
+
 /// A vocabulary with its merges, checked and ready to encode.
-pub(super) struct ByteLevelBpe {
+pub(super) struct Bpe {
     model: BPE,
+    alphabet: Alphabet,
     whole_piece: WholePiece,
-    /// Whether there is a token for the byte.
-    has_byte: [bool; 256],
+    /// The token of each byte, if it has one.
+    byte_ids: [Option<u32>; 256],
     /// Bytes of one window: [`WINDOW_BYTES`], or more if the vocabulary has longer tokens.
     window_bytes: usize,
 }
@@ -70,40 +84,61 @@ pub(super) struct Encoded {
     pub(super) is_done: bool,
 }
 
-impl ByteLevelBpe {
-    /// Checks a vocabulary. `merges` are pairs in the order of their rank; each part and each
-    /// result has to be in `vocab`, which has no control token.
-    pub(super) fn new<'a>(
+impl Bpe {
+    /// A byte-level vocabulary. `merges` are pairs in the order of their rank, checked by
+    /// [`check_merges`]; `vocab` has no control token.
+    pub(super) fn byte_level(
         vocab: Vocab,
-        merges: impl ExactSizeIterator<Item = (&'a str, &'a str)> + Clone,
+        merges: &[(&str, &str)],
         whole_piece: WholePiece,
     ) -> Result<Self, TokenizerError> {
-        let longest = vocab.keys().map(String::len).max().unwrap_or(0);
-        check_distinct(merges.clone())?;
-        if merges
-            .clone()
-            .any(|(left, right)| left.len() + right.len() > longest)
-        {
-            check_known(&vocab, merges.clone())?;
-        }
-        let has_byte = std::array::from_fn(|byte| {
-            vocab.contains_key(byte_to_char(byte as u8).encode_utf8(&mut [0; 4]))
+        let byte_ids = std::array::from_fn(|byte| {
+            let character = byte_to_char(byte as u8);
+            vocab.get(character.encode_utf8(&mut [0; 4])).copied()
         });
+        Self::new(vocab, merges, whole_piece, Alphabet::Bytes, byte_ids)
+    }
+
+    /// A SentencePiece vocabulary, in the same way.
+    pub(super) fn sentencepiece(
+        vocab: Vocab,
+        merges: &[(&str, &str)],
+    ) -> Result<Self, TokenizerError> {
+        let byte_ids = std::array::from_fn(|byte| vocab.get(&byte_token(byte as u8)).copied());
+        let by_merges = WholePiece::ByMerges;
+        Self::new(vocab, merges, by_merges, Alphabet::Spaces, byte_ids)
+    }
+
+    fn new(
+        vocab: Vocab,
+        merges: &[(&str, &str)],
+        whole_piece: WholePiece,
+        alphabet: Alphabet,
+        byte_ids: [Option<u32>; 256],
+    ) -> Result<Self, TokenizerError> {
+        let longest = longest_token(&vocab);
         let pairs = merges
-            .clone()
-            .map(|(left, right)| (left.to_owned(), right.to_owned()))
+            .iter()
+            .map(|(left, right)| ((*left).to_owned(), (*right).to_owned()))
             .collect();
         let model = BPE::builder()
             .vocab_and_merges(vocab, pairs)
+            .byte_fallback(alphabet == Alphabet::Spaces)
             .cache_capacity(CACHE_PIECES)
             .build();
         let model = model.map_err(|error| merge_error(&error, merges))?;
-        Ok(ByteLevelBpe {
+        Ok(Bpe {
             model,
+            alphabet,
             whole_piece,
-            has_byte,
+            byte_ids,
             window_bytes: WINDOW_BYTES.max(longest.saturating_mul(8)),
         })
+    }
+
+    /// What the vocabulary is written in.
+    pub(super) fn alphabet(&self) -> Alphabet {
+        self.alphabet
     }
 
     /// Encodes a piece, or the next window of a long one, and appends the ids.
@@ -119,7 +154,7 @@ impl ByteLevelBpe {
     /// there.
     pub(super) fn encode_some(
         &self,
-        piece: &[u8],
+        piece: &str,
         progress: &mut PieceProgress,
         ids: &mut Vec<u32>,
     ) -> Result<Encoded, TokenizerError> {
@@ -131,15 +166,14 @@ impl ByteLevelBpe {
             });
         }
         let begin = progress.done;
-        let end = piece.len().min(begin.saturating_add(self.window_bytes));
-        let tokens = self.tokenize(&piece[begin..end])?;
-        let bytes = end - begin;
-        let cost = bytes * WINDOW_COST;
+        let end = self.cut_before(piece, begin.saturating_add(self.window_bytes));
+        let tokens = self.tokenize(piece, begin..end)?;
+        let cost = (end - begin) * WINDOW_COST;
         let has_predecessor = ids.len() > progress.first_id;
         if has_predecessor && let (Some(last), Some(first)) = (ids.last(), tokens.first()) {
             let last_len = self.token_len(*last);
-            let seam = &piece[begin - last_len..begin + first.bytes.len()];
-            if !self.stays_apart(*last, first.id, seam)? {
+            let seam = begin - last_len..begin + first.bytes.len();
+            if !self.stays_apart(*last, first.id, piece, seam)? {
                 ids.pop();
                 progress.done = begin - last_len;
                 return match progress.furthest - progress.done > SEAM_SEARCH_BYTES_MAX {
@@ -155,8 +189,13 @@ impl ByteLevelBpe {
             }
         }
         let is_done = end == piece.len();
-        let trusted = if is_done { bytes } else { bytes - MARGIN_BYTES };
-        for token in tokens.iter().take_while(|token| token.bytes.end <= trusted) {
+        let trusted = if is_done { end } else { end - MARGIN_BYTES };
+        let is_kept = |token: &Token| {
+            let at = begin + token.bytes.end;
+            at <= trusted && self.can_cut(piece, at)
+        };
+        let kept = tokens.iter().rposition(is_kept).map_or(0, |last| last + 1);
+        for token in &tokens[..kept] {
             ids.push(token.id);
             progress.done = begin + token.bytes.end;
         }
@@ -164,8 +203,8 @@ impl ByteLevelBpe {
         Ok(Encoded { cost, is_done })
     }
 
-    fn encode_whole(&self, piece: &[u8], ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
-        let text = self.to_chars(piece)?;
+    fn encode_whole(&self, piece: &str, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
+        let text = self.spelled(piece, 0..piece.len())?;
         if self.whole_piece == WholePiece::First
             && let Some(id) = self.model.token_to_id(&text)
         {
@@ -177,27 +216,63 @@ impl ByteLevelBpe {
         Ok(())
     }
 
+    /// Whether a window may begin here.
+    fn can_cut(&self, piece: &str, at: usize) -> bool {
+        self.alphabet == Alphabet::Bytes || piece.is_char_boundary(at)
+    }
+
+    /// The last place up to `at` where a window may end.
+    fn cut_before(&self, piece: &str, at: usize) -> usize {
+        let mut at = at.min(piece.len());
+        while !self.can_cut(piece, at) {
+            at -= 1;
+        }
+        at
+    }
+
     /// Whether the encoding of `seam`, the bytes of two tokens, is those two tokens.
-    fn stays_apart(&self, left: u32, right: u32, seam: &[u8]) -> Result<bool, TokenizerError> {
-        let tokens = self.tokenize(seam)?;
+    fn stays_apart(
+        &self,
+        left: u32,
+        right: u32,
+        piece: &str,
+        seam: Range<usize>,
+    ) -> Result<bool, TokenizerError> {
+        // The bytes of a character that is no token are merged with nothing.
+        if self.is_fallback(left) || self.is_fallback(right) {
+            return Ok(true);
+        }
+        let tokens = self.tokenize(piece, seam)?;
         Ok(tokens.iter().map(|token| token.id).eq([left, right]))
     }
 
-    fn token_len(&self, id: u32) -> usize {
-        self.model
-            .id_to_token(id)
-            .map_or(0, |token| token.chars().count())
+    fn is_fallback(&self, id: u32) -> bool {
+        self.alphabet == Alphabet::Spaces && self.byte_ids.contains(&Some(id))
     }
 
-    /// The tokens of some bytes by the merges alone.
-    fn tokenize(&self, bytes: &[u8]) -> Result<Vec<Token>, TokenizerError> {
-        let text = self.to_chars(bytes)?;
+    /// Bytes of a piece that a token stands for.
+    fn token_len(&self, id: u32) -> usize {
+        let text = self.model.id_to_token(id).unwrap_or_default();
+        match self.alphabet {
+            Alphabet::Bytes => text.chars().count(),
+            Alphabet::Spaces if self.is_fallback(id) => 1,
+            Alphabet::Spaces => text.len(),
+        }
+    }
+
+    /// The tokens of a part of a piece by the merges alone.
+    fn tokenize(&self, piece: &str, part: Range<usize>) -> Result<Vec<Token>, TokenizerError> {
+        let text = self.spelled(piece, part)?;
         let tokens = self.model.tokenize(&text).map_err(vocabulary_error)?;
         let mut begin = 0;
         Ok(tokens
             .iter()
             .map(|token| {
-                let end = begin + token.value.chars().count();
+                let len = match self.alphabet {
+                    Alphabet::Bytes => token.value.chars().count(),
+                    Alphabet::Spaces => token.offsets.1 - token.offsets.0,
+                };
+                let end = begin + len;
                 let bytes = std::mem::replace(&mut begin, end)..end;
                 Token {
                     id: token.id,
@@ -207,14 +282,40 @@ impl ByteLevelBpe {
             .collect())
     }
 
-    fn to_chars(&self, bytes: &[u8]) -> Result<String, TokenizerError> {
-        if let Some(byte) = bytes
-            .iter()
-            .find(|byte| !self.has_byte[usize::from(**byte)])
-        {
-            return Err(TokenizerError::MissingByte { byte: *byte });
+    /// A part of a piece in the vocabulary's alphabet.
+    fn spelled<'a>(
+        &self,
+        piece: &'a str,
+        part: Range<usize>,
+    ) -> Result<Cow<'a, str>, TokenizerError> {
+        match self.alphabet {
+            Alphabet::Bytes => {
+                let bytes = &piece.as_bytes()[part];
+                self.check_bytes(bytes)?;
+                Ok(bytes.iter().map(|byte| byte_to_char(*byte)).collect())
+            }
+            Alphabet::Spaces => {
+                let part = &piece[part];
+                if self.byte_ids.contains(&None) {
+                    let mut utf8 = [0; 4];
+                    for character in part.chars() {
+                        let text = character.encode_utf8(&mut utf8);
+                        if self.model.token_to_id(text).is_none() {
+                            self.check_bytes(text.as_bytes())?;
+                        }
+                    }
+                }
+                Ok(part.into())
+            }
         }
-        Ok(bytes.iter().map(|byte| byte_to_char(*byte)).collect())
+    }
+
+    fn check_bytes(&self, bytes: &[u8]) -> Result<(), TokenizerError> {
+        let has_token = |byte: &u8| self.byte_ids[usize::from(*byte)].is_some();
+        match bytes.iter().find(|byte| !has_token(byte)) {
+            Some(byte) => Err(TokenizerError::MissingByte { byte: *byte }),
+            None => Ok(()),
+        }
     }
 }
 
@@ -232,18 +333,32 @@ fn vocabulary_error(error: tokenizers::Error) -> TokenizerError {
 }
 
 /// Refuses a merge that stands in the list twice: the crate would let the last of them win, others
-/// the first. Looks at hashes first, since comparing all merges takes longer than all the rest here.
-fn check_distinct<'a>(
-    merges: impl ExactSizeIterator<Item = (&'a str, &'a str)> + Clone,
-) -> Result<(), TokenizerError> {
+/// the first. Then one whose parts or result the vocabulary does not have: the crate sees that too
+/// and quicker, but it panics where a result is longer than every token, so that is looked for here.
+pub(super) fn check_merges(vocab: &Vocab, merges: &[(&str, &str)]) -> Result<(), TokenizerError> {
+    check_distinct(merges)?;
+    let longest = longest_token(vocab);
+    let mut results = merges.iter().map(|(left, right)| left.len() + right.len());
+    match results.any(|bytes| bytes > longest) {
+        true => check_known(vocab, merges),
+        false => Ok(()),
+    }
+}
+
+fn longest_token(vocab: &Vocab) -> usize {
+    vocab.keys().map(String::len).max().unwrap_or(0)
+}
+
+/// Looks at hashes first, since comparing all merges takes longer than all the rest here.
+fn check_distinct(merges: &[(&str, &str)]) -> Result<(), TokenizerError> {
     let hasher = std::hash::RandomState::new();
-    let mut hashes: Vec<u64> = merges.clone().map(|pair| hasher.hash_one(pair)).collect();
+    let mut hashes: Vec<u64> = merges.iter().map(|pair| hasher.hash_one(pair)).collect();
     hashes.sort_unstable();
     if hashes.windows(2).all(|pair| pair[0] != pair[1]) {
         return Ok(());
     }
     let mut seen = HashSet::with_capacity(merges.len());
-    for (rank, (left, right)) in merges.enumerate() {
+    for (rank, (left, right)) in merges.iter().enumerate() {
         if !seen.insert((left, right)) {
             return Err(TokenizerError::DuplicateMerge {
                 rank,
@@ -254,15 +369,11 @@ fn check_distinct<'a>(
     Ok(())
 }
 
-/// Refuses a merge whose parts or result the vocabulary does not have. The crate checks that too and
-/// quicker, but it panics where a result is longer than every token, and does not name the merge.
-fn check_known<'a>(
-    vocab: &Vocab,
-    merges: impl Iterator<Item = (&'a str, &'a str)>,
-) -> Result<(), TokenizerError> {
-    for (rank, (left, right)) in merges.enumerate() {
+/// Names the first merge with a part or result that the vocabulary does not have.
+fn check_known(vocab: &Vocab, merges: &[(&str, &str)]) -> Result<(), TokenizerError> {
+    for (rank, (left, right)) in merges.iter().enumerate() {
         let result = format!("{left}{right}");
-        let missing = [left, right, &result]
+        let missing = [left, right, result.as_str()]
             .into_iter()
             .find(|token| !vocab.contains_key(*token));
         if let Some(missing) = missing {
@@ -277,13 +388,10 @@ fn check_known<'a>(
 }
 
 /// The crate's error with the merge that it is about.
-fn merge_error<'a>(
-    error: &tokenizers::Error,
-    merges: impl Iterator<Item = (&'a str, &'a str)>,
-) -> TokenizerError {
+fn merge_error(error: &tokenizers::Error, merges: &[(&str, &str)]) -> TokenizerError {
     use tokenizers::models::bpe::Error::MergeTokenOutOfVocabulary;
     if let Some(MergeTokenOutOfVocabulary(missing)) = error.downcast_ref() {
-        for (rank, (left, right)) in merges.enumerate() {
+        for (rank, (left, right)) in merges.iter().enumerate() {
             if left == missing || right == missing || format!("{left}{right}") == *missing {
                 return TokenizerError::MergeOutOfVocabulary {
                     rank,
@@ -344,17 +452,23 @@ fn char_to_byte(character: char) -> Option<u8> {
     CHAR_BYTES.get(character as usize).copied().flatten()
 }
 
-/// Appends the bytes that a token of a byte-level vocabulary stands for. A token with a character
-/// outside of that alphabet stands for its own text.
-pub(super) fn push_token_bytes(token: &str, out: &mut Vec<u8>) {
-    let begin = out.len();
-    for character in token.chars() {
-        match char_to_byte(character) {
-            Some(byte) => out.push(byte),
-            None => {
-                out.truncate(begin);
-                out.extend_from_slice(token.as_bytes());
-                return;
+impl Alphabet {
+    /// Appends the bytes that a token stands for. One with a character outside of the byte alphabet
+    /// stands for its own text.
+    pub(super) fn push_token_bytes(self, token: &str, out: &mut Vec<u8>) {
+        let begin = out.len();
+        for character in token.chars() {
+            match (self, char_to_byte(character)) {
+                (Alphabet::Bytes, Some(byte)) => out.push(byte),
+                (Alphabet::Bytes, None) => {
+                    out.truncate(begin);
+                    out.extend_from_slice(token.as_bytes());
+                    return;
+                }
+                (Alphabet::Spaces, _) if character == SPACE_MARK => out.push(b' '),
+                (Alphabet::Spaces, _) => {
+                    out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+                }
             }
         }
     }
@@ -382,7 +496,7 @@ mod tests {
     fn tokens_outside_of_the_alphabet_stand_for_their_text() {
         for (token, bytes) in [("Ġa", " a"), ("Ã©", "é"), ("a▁a", "a▁a"), ("", "")] {
             let mut out = b"before ".to_vec();
-            push_token_bytes(token, &mut out);
+            Alphabet::Bytes.push_token_bytes(token, &mut out);
             assert_eq!(out, format!("before {bytes}").as_bytes());
         }
     }

@@ -1,6 +1,7 @@
-//! Reading a `tokenizer.json`: byte-level BPE with the parts that such tokenizers have.
+//! Reading a `tokenizer.json`: byte-level BPE, or BPE with byte fallback as it is made of a
+//! SentencePiece model, with the parts that such tokenizers have.
 //!
-//! The file describes a pipeline of parts. The ones of byte-level tokenizers are read and become the
+//! The file describes a pipeline of parts. The ones of these tokenizers are read and become the
 //! same three stages that a GGUF vocabulary becomes; any other is an error that names it. The
 //! library's own reader is not used, since its pipeline drops the errors of its regular expressions,
 //! stops at nothing, and panics on a merge that is longer than every token.
@@ -9,23 +10,21 @@ use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
+use tokenizers::PostProcessor;
 use tokenizers::processors::PostProcessorWrapper;
-use tokenizers::{NormalizedString, PostProcessor};
 
-use super::bpe::ByteLevelBpe;
-use super::pre_tokenizer::{DIGIT, DIGITS, GPT2, Splitter, WholePiece};
-use super::special::{SpecialKind, SpecialToken, Strip};
-use super::tokenizer::{
-    Normalizer, Parts, SpecialIds, TOKENS_KEY, TokenClass, TokenEntry, TokenizerError,
-    TokenizerKind, VOCAB_TOKENS_MAX, apply_add_flags, bpe_vocab, merge_pair, shown,
+use super::bpe::{Alphabet, Bpe, check_merges};
+use super::error::{TokenizerError, shown};
+use super::gguf_vocab::{
+    MODEL_KEY, SpecialIds, TOKENS_KEY, apply_add_flags, bpe_vocab, merge_pair,
 };
+use super::hf_steps::{NormalizerJson, PreTokenizerJson, cutting, unsupported};
+use super::normalizer::{Normalizer, SPACE_MARK_TEXT};
+use super::pre_tokenizer::WholePiece;
+use super::sentencepiece;
+use super::special::{SpecialKind, SpecialToken, Strip};
+use super::tokenizer::{Parts, TokenClass, TokenEntry, TokenizerKind, VOCAB_TOKENS_MAX};
 use crate::gguf::Metadata;
-
-/// Bytes that are normalized at once, if the text has an ASCII character to stop at.
-const NORMALIZED_BYTES: usize = 2048;
-
-/// What normalizing a byte costs, in bytes encoded.
-const NORMALIZE_COST: usize = 4;
 
 /// The file. What only training and batches need (`truncation`, `padding`, `decoder`) is left out.
 #[derive(Deserialize)]
@@ -53,55 +52,6 @@ struct AddedTokenJson {
     normalized: bool,
     #[serde(default)]
     special: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(tag = "type")]
-enum NormalizerJson {
-    #[serde(rename = "NFC")]
-    Nfc,
-    Sequence {
-        normalizers: Vec<NormalizerJson>,
-    },
-    #[serde(untagged)]
-    Other(PartJson),
-}
-
-#[derive(Deserialize)]
-#[serde(tag = "type")]
-enum PreTokenizerJson {
-    Sequence {
-        pretokenizers: Vec<PreTokenizerJson>,
-    },
-    Split {
-        pattern: PatternJson,
-        behavior: String,
-        #[serde(default)]
-        invert: bool,
-    },
-    Digits {
-        #[serde(default)]
-        individual_digits: bool,
-    },
-    ByteLevel {
-        add_prefix_space: bool,
-        #[serde(default = "yes")]
-        use_regex: bool,
-    },
-    #[serde(untagged)]
-    Other(PartJson),
-}
-
-#[derive(Deserialize)]
-enum PatternJson {
-    Regex(String),
-    String(#[allow(dead_code)] String),
-}
-
-/// Any part, for its name.
-#[derive(Deserialize)]
-struct PartJson {
-    r#type: String,
 }
 
 #[derive(Deserialize)]
@@ -135,10 +85,6 @@ struct VocabJson(Vec<(String, u32)>);
 enum MergesJson {
     Pairs(Vec<(String, String)>),
     Lines(Vec<String>),
-}
-
-fn yes() -> bool {
-    true
 }
 
 impl<'de> Deserialize<'de> for VocabJson {
@@ -176,16 +122,29 @@ pub(super) fn parts<'a>(
     metadata: &Metadata,
 ) -> Result<Parts<'a>, TokenizerError> {
     check_model(&json.model)?;
-    let normalizer = normalizer(json.normalizer.as_ref())?;
-    let splitters = splitters(json.pre_tokenizer.as_ref())?;
-    let tokens = tokens(&json.model.vocab.0, &json.added_tokens)?;
-    compare_with_gguf(&tokens, metadata)?;
-    let merges = merge_pairs(&json.model.merges)?;
-    let whole_piece = match json.model.ignore_merges {
-        true => WholePiece::First,
-        false => WholePiece::ByMerges,
+    let alphabet = match json.model.byte_fallback {
+        true => Alphabet::Spaces,
+        false => Alphabet::Bytes,
     };
-    let bpe = ByteLevelBpe::new(bpe_vocab(&tokens)?, merges.iter().copied(), whole_piece)?;
+    let tokens = tokens(&json.model.vocab.0, &json.added_tokens, alphabet)?;
+    compare_with_gguf(&tokens, metadata)?;
+    let (normalizer, splitters) = cutting(
+        json.normalizer.as_ref(),
+        json.pre_tokenizer.as_ref(),
+        alphabet,
+        &tokens,
+    )?;
+    let merges = merge_pairs(&json.model.merges)?;
+    let vocab = bpe_vocab(&tokens)?;
+    check_merges(&vocab, &merges)?;
+    let bpe = match (alphabet, json.model.ignore_merges) {
+        (Alphabet::Bytes, true) => Bpe::byte_level(vocab, &merges, WholePiece::First)?,
+        (Alphabet::Bytes, false) => Bpe::byte_level(vocab, &merges, WholePiece::ByMerges)?,
+        (Alphabet::Spaces, false) => Bpe::sentencepiece(vocab, &merges)?,
+        (Alphabet::Spaces, true) => {
+            return Err(unsupported("the model's byte_fallback with ignore_merges"));
+        }
+    };
     let (mut prefix, mut suffix) = around(json.post_processor.as_ref(), tokens.len())?;
     let ids = SpecialIds::read(metadata, tokens.len())?;
     apply_add_flags(metadata, &ids, &mut prefix, &mut suffix)?;
@@ -199,10 +158,6 @@ pub(super) fn parts<'a>(
         prefix,
         suffix,
     })
-}
-
-fn unsupported(part: impl Into<String>) -> TokenizerError {
-    TokenizerError::UnsupportedJson { part: part.into() }
 }
 
 fn check_model(model: &ModelJson) -> Result<(), TokenizerError> {
@@ -221,106 +176,9 @@ fn check_model(model: &ModelJson) -> Result<(), TokenizerError> {
             "continuing_subword_prefix",
         ),
         (is_set(&model.end_of_word_suffix), "end_of_word_suffix"),
-        (model.byte_fallback, "byte_fallback"),
     ] {
         if is_used {
             return Err(unsupported(format!("the model's {part}")));
-        }
-    }
-    Ok(())
-}
-
-fn normalizer(json: Option<&NormalizerJson>) -> Result<Normalizer, TokenizerError> {
-    match json {
-        None => Ok(Normalizer::None),
-        Some(NormalizerJson::Nfc) => Ok(Normalizer::Nfc),
-        Some(NormalizerJson::Sequence { normalizers }) => {
-            normalizers.iter().try_fold(Normalizer::None, |all, json| {
-                match normalizer(Some(json))? {
-                    Normalizer::None => Ok(all),
-                    Normalizer::Nfc => Ok(Normalizer::Nfc),
-                }
-            })
-        }
-        Some(NormalizerJson::Other(part)) => Err(unsupported(format!(
-            "the normalizer {:?}",
-            shown(&part.r#type)
-        ))),
-    }
-}
-
-/// Whether the last step so far turned the text into byte characters. What would come after it would
-/// see those, and not text.
-#[derive(PartialEq)]
-enum LastStep {
-    Cut,
-    ByteLevel,
-}
-
-fn splitters(json: Option<&PreTokenizerJson>) -> Result<Vec<Splitter>, TokenizerError> {
-    let mut splitters = Vec::new();
-    let mut last = LastStep::Cut;
-    add_splitters(json, &mut splitters, &mut last)?;
-    match last {
-        LastStep::ByteLevel => Ok(splitters),
-        LastStep::Cut => Err(unsupported("a pre_tokenizer without ByteLevel")),
-    }
-}
-
-fn add_splitters(
-    json: Option<&PreTokenizerJson>,
-    splitters: &mut Vec<Splitter>,
-    last: &mut LastStep,
-) -> Result<(), TokenizerError> {
-    let Some(json) = json else {
-        return Ok(());
-    };
-    if let PreTokenizerJson::Sequence { pretokenizers } = json {
-        return pretokenizers
-            .iter()
-            .try_for_each(|json| add_splitters(Some(json), splitters, last));
-    }
-    if *last == LastStep::ByteLevel {
-        return Err(unsupported("a pre_tokenizer after ByteLevel"));
-    }
-    match json {
-        PreTokenizerJson::Sequence { .. } => {}
-        PreTokenizerJson::Split {
-            pattern: PatternJson::Regex(expression),
-            behavior,
-            invert: false,
-        } if behavior == "Isolated" => splitters.push(Splitter::foreign(expression)?),
-        PreTokenizerJson::Split {
-            pattern: PatternJson::Regex(_) | PatternJson::String(_),
-            behavior,
-            ..
-        } => {
-            return Err(unsupported(format!(
-                "the pre_tokenizer Split with behavior {:?}, inverted, or by a string",
-                shown(behavior)
-            )));
-        }
-        PreTokenizerJson::Digits { individual_digits } => {
-            let expression = if *individual_digits { DIGIT } else { DIGITS };
-            splitters.push(Splitter::new(expression)?);
-        }
-        PreTokenizerJson::ByteLevel {
-            add_prefix_space: true,
-            ..
-        } => {
-            return Err(unsupported(
-                "the pre_tokenizer ByteLevel with add_prefix_space",
-            ));
-        }
-        PreTokenizerJson::ByteLevel { use_regex, .. } => {
-            if *use_regex {
-                splitters.push(Splitter::new(GPT2)?);
-            }
-            *last = LastStep::ByteLevel;
-        }
-        PreTokenizerJson::Other(part) => {
-            let name = shown(&part.r#type);
-            return Err(unsupported(format!("the pre_tokenizer {name:?}")));
         }
     }
     Ok(())
@@ -363,10 +221,15 @@ fn special_tokens(
 fn tokens<'a>(
     vocab: &'a [(String, u32)],
     added: &'a [AddedTokenJson],
+    alphabet: Alphabet,
 ) -> Result<Vec<TokenEntry<'a>>, TokenizerError> {
+    let class = |text| match (alphabet, sentencepiece::byte_of(text)) {
+        (Alphabet::Spaces, Some(byte)) => TokenClass::Byte(byte),
+        (Alphabet::Spaces, None) | (Alphabet::Bytes, _) => TokenClass::Normal,
+    };
     let normal = vocab
         .iter()
-        .map(|(text, id)| (text.as_str(), *id, TokenClass::Normal));
+        .map(|(text, id)| (text.as_str(), *id, class(text.as_str())));
     let added = added.iter().map(|token| {
         let class = match token.special {
             true => TokenClass::Control,
@@ -411,7 +274,7 @@ fn tokens<'a>(
 /// A `tokenizer.json` of another model would give ids that mean something else to this one. Added
 /// tokens are not compared: reserved ones are renamed between versions of a file.
 fn compare_with_gguf(tokens: &[TokenEntry<'_>], metadata: &Metadata) -> Result<(), TokenizerError> {
-    if metadata.string("tokenizer.ggml.model")? != Some("gpt2") {
+    if !matches!(metadata.string(MODEL_KEY)?, Some("gpt2" | "llama")) {
         return Ok(());
     }
     let Some(gguf) = metadata.strings(TOKENS_KEY)? else {
@@ -424,8 +287,11 @@ fn compare_with_gguf(tokens: &[TokenEntry<'_>], metadata: &Metadata) -> Result<(
             wanted: gguf.len(),
         });
     }
+    // Converters write the spaces of some tokens as spaces.
+    let marked = |text: &str| text.replace(' ', SPACE_MARK_TEXT);
     for ((id, token), gguf) in (0_u32..).zip(tokens).zip(gguf) {
-        if token.class == TokenClass::Normal && token.text != *gguf {
+        let is_other = token.class == TokenClass::Normal && token.text != *gguf;
+        if is_other && marked(token.text) != marked(gguf) {
             return Err(TokenizerError::ForeignJson {
                 id,
                 json: shown(token.text),
@@ -487,26 +353,4 @@ fn around(
         });
     }
     Ok((prefix.to_vec(), suffix.to_vec()))
-}
-
-/// The beginning of `text` that can be normalized alone: canonical composition never reaches across
-/// the place before an ASCII character, which starts a sequence and is never the second half of one.
-pub(super) fn first_normalizable(text: &str) -> &str {
-    let bytes = text.as_bytes();
-    let end = (NORMALIZED_BYTES.min(bytes.len())..bytes.len())
-        .find(|index| bytes[*index].is_ascii())
-        .unwrap_or(bytes.len());
-    &text[..end]
-}
-
-/// Appends the canonical composition of `part` and says what it cost.
-pub(super) fn push_nfc(part: &str, out: &mut String) -> Result<usize, TokenizerError> {
-    if part.is_ascii() {
-        out.push_str(part);
-        return Ok(part.len() / NORMALIZE_COST + 1);
-    }
-    let mut normalized = NormalizedString::from(part);
-    normalized.nfc();
-    out.push_str(normalized.get());
-    Ok(part.len() * NORMALIZE_COST + 1)
 }

@@ -7,17 +7,23 @@
 mod bpe;
 mod calendar;
 pub mod decoder;
+mod encoding;
+mod error;
+mod gguf_vocab;
 mod hf_json;
+mod hf_steps;
 mod json;
+mod normalizer;
 mod pre_tokenizer;
 mod python;
+mod sentencepiece;
 mod special;
 pub mod template;
 pub mod tokenizer;
 
 pub use bpe::byte_level_alphabet;
 pub use decoder::TextDecoder;
+pub use encoding::{Encoding, EncodingStep};
+pub use error::TokenizerError;
 pub use template::{ChatTemplate, GenerationPrompt, RenderOptions, TemplateError};
-pub use tokenizer::{
-    AddSpecial, Encoding, EncodingStep, ParseSpecial, Tokenizer, TokenizerError, TokenizerKind,
-};
+pub use tokenizer::{AddSpecial, ParseSpecial, Tokenizer, TokenizerKind};

@@ -12,7 +12,7 @@ use regex_automata::meta::Regex;
 use regex_automata::util::syntax;
 use regex_automata::{Anchored, Input};
 
-use super::tokenizer::TokenizerError;
+use super::error::TokenizerError;
 
 /// Bytes that the engine may spend on remembering states of one expression.
 const AUTOMATON_CACHE_BYTES: usize = 8 * 1024 * 1024;
@@ -394,6 +394,25 @@ mod tests {
             names.insert(name.to_owned());
         }
         assert_eq!(names.len(), 11);
+    }
+
+    #[test]
+    fn names_that_share_an_expression_cut_alike_and_others_are_none() {
+        for (name, like) in [
+            ("starcoder", "smollm"),
+            ("refact", "smollm"),
+            ("command-r", "smollm"),
+            ("llama3", "llama-bpe"),
+            ("llama-v3", "llama-bpe"),
+            ("deepseek-r1-qwen", "qwen2"),
+            ("llama4", "gpt-4o"),
+        ] {
+            let text = "I'M 12345 iPhone\t\tüber-cool  \n 日本語";
+            assert_eq!(pieces(name, text), pieces(like, text), "{name}");
+        }
+        for name in ["", "default", "llama", "GPT-2", "qwen9"] {
+            assert!(PreTokenizer::by_name(name).is_none(), "{name}");
+        }
     }
 
     #[test]

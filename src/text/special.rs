@@ -9,7 +9,8 @@ use std::ops::Range;
 
 use aho_corasick::{AhoCorasick, Input, MatchKind};
 
-use super::tokenizer::{ParseSpecial, TokenizerError};
+use super::error::TokenizerError;
+use super::tokenizer::ParseSpecial;
 
 /// Bytes that one [`SpecialTokens::find`] looks at: well under a millisecond.
 const WINDOW_BYTES: usize = 64 * 1024;

@@ -329,9 +329,9 @@ impl Worker {
             return Piece::GoesOn;
         };
         let index = run.session.completion_tokens() as u64;
-        let pushed = run
-            .session
-            .push(sampled.token, kind(&serving.tokenizer, sampled.token));
+        let before = run.session.tokens().last().copied();
+        let kind = kind(&serving.tokenizer, sampled.token, before);
+        let pushed = run.session.push(sampled.token, kind);
         let logprob = job.params.logprobs.and(sampled.logprob);
         let top_logprobs = match job.params.logprobs {
             Some(wanted) if wanted > 0 => top_logprobs(&serving.tokenizer, &sampled.top),

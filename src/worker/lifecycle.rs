@@ -9,7 +9,7 @@ use worker_orcd_protocol::{
 
 use super::Worker;
 use super::loading::Loading;
-use crate::device::{Device, PAGE_TOKENS};
+use crate::device::{Device, DeviceError, PAGE_TOKENS};
 use crate::limits;
 use crate::load::ModelFacts;
 use crate::log::Level;
@@ -33,6 +33,8 @@ pub(super) struct Serving {
     pub(super) model: ModelFacts,
     pub(super) pool: PagePool,
     pub(super) prefixes: PrefixCache,
+    /// When it was last looked whether the model lies where it belongs.
+    pub(super) resident_at: Instant,
 }
 
 impl Serving {
@@ -113,6 +115,24 @@ impl Worker {
             Exit::DeviceLost,
             device_error(reason, &self.config.device_name),
         );
+    }
+
+    /// Looks now and then whether the model still lies in the device's own memory; without it there is nothing to serve.
+    pub(super) fn check_residency(&mut self, now: Instant) {
+        let Stage::Serving(serving) = &mut self.stage else {
+            return;
+        };
+        if now.saturating_duration_since(serving.resident_at) < limits::RESIDENCY_INTERVAL {
+            return;
+        }
+        serving.resident_at = now;
+        match serving.device.is_resident() {
+            Ok(true) => {}
+            Ok(false) => self.device_lost(now, "the model is no longer in the device's own memory"),
+            Err(DeviceError::Step(reason) | DeviceError::Lost(reason)) => {
+                self.device_lost(now, &reason)
+            }
+        }
     }
 
     /// Everything that runs or waits is answered with the error, and then the worker ends.

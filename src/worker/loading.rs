@@ -130,6 +130,7 @@ impl Worker {
             model,
             pool,
             prefixes: PrefixCache::default(),
+            resident_at: now,
         }));
         let ready = self.ready();
         self.notify(Notification::Ready(Box::new(ready)));

@@ -161,6 +161,7 @@ impl Worker {
         }
         self.end_what_is_late(now);
         self.end_late_drain(now);
+        self.check_residency(now);
         self.settle(now);
     }
 

@@ -62,13 +62,14 @@ impl Worker {
 
     pub(super) fn health(&self, now: Instant) -> HealthResult {
         let serving = self.serving();
+        let card = serving.and_then(|s| s.device.card());
         HealthResult {
             status: self.status(),
             model: self.model_name().to_owned(),
             device: self.device_name().to_owned(),
             resident: serving.is_some(),
             quant_kind: serving.map(|s| s.model.quant_kind.clone()),
-            vram_bytes_used: None,
+            vram_bytes_used: card.as_ref().map(|card| card.used_bytes),
             memory: serving.map(memory),
             tokenizer_kind: serving.map(|s| s.tokenizer.kind().as_str().to_owned()),
             vocab_size: serving.map(|s| s.model.vocab_size as u64),
@@ -78,8 +79,8 @@ impl Worker {
             queue_depth: self.queue.len() as u64,
             steps_total: self.counters.steps_total,
             last_step_ms: self.counters.last_step_ms,
-            compute_capability: None,
-            driver_version: None,
+            compute_capability: card.as_ref().map(|card| card.compute_capability.clone()),
+            driver_version: card.map(|card| card.driver_version),
         }
     }
 

@@ -252,14 +252,14 @@ fn cache(params: &GenerateParams) -> Cache {
     }
 }
 
-/// What a token means for a generation.
-pub(super) fn kind(tokenizer: &Tokenizer, token: u32) -> TokenKind<'_> {
+/// What a token means for a generation, given the token before it.
+pub(super) fn kind(tokenizer: &Tokenizer, token: u32, before: Option<u32>) -> TokenKind<'_> {
     if tokenizer.is_end_of_generation(token) {
         TokenKind::EndOfGeneration
     } else if tokenizer.is_control(token) {
         TokenKind::Control
     } else {
-        TokenKind::Text(tokenizer.token_bytes(token).unwrap_or_default())
+        TokenKind::Text(tokenizer.text_bytes(token, before).unwrap_or_default())
     }
 }
 

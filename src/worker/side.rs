@@ -174,12 +174,15 @@ fn detokenize(
     {
         return SideStep::Failed(error);
     }
+    let mut before = done.checked_sub(1).map(|last| token_ids[last]);
     for &token in token_ids
         .iter()
         .skip(done)
         .take(limits::DETOKENIZE_PIECE_TOKENS)
     {
-        content.push_str(&decoder.push(tokenizer.token_bytes(token).unwrap_or_default()));
+        let bytes = tokenizer.text_bytes(token, before).unwrap_or_default();
+        content.push_str(&decoder.push(bytes));
+        before = Some(token);
         done += 1;
     }
     if done < token_ids.len() {

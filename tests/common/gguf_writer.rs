@@ -212,6 +212,28 @@ impl GgufWriter {
         self
     }
 
+    /// Files that hold this one's tensors in turn, as converters split them: the first has all keys, the others only what says which they are.
+    pub fn split(&self, count: usize) -> Vec<Self> {
+        let per_file = self.tensors.len().div_ceil(count);
+        (0..count)
+            .map(|number| {
+                let mut file = Self {
+                    keys: Vec::new(),
+                    tensors: Vec::new(),
+                    ..self.clone()
+                };
+                if number == 0 {
+                    file.keys = self.keys.clone();
+                }
+                let tensors = self.tensors.iter().skip(number * per_file).take(per_file);
+                file.tensors = tensors.cloned().collect();
+                file.key("split.no", number as u16)
+                    .key("split.count", count as u16)
+                    .key("split.tensors.count", self.tensors.len() as i32)
+            })
+            .collect()
+    }
+
     /// The bytes of the file.
     pub fn finish(&self) -> Vec<u8> {
         let mut file = self.magic.to_vec();

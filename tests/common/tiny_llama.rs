@@ -70,6 +70,11 @@ impl TinyLlama {
 
     /// The file's bytes.
     pub fn file(&self) -> Vec<u8> {
+        self.writer().finish()
+    }
+
+    /// The file in the making.
+    pub fn writer(&self) -> GgufWriter {
         let (q, kv) = (
             self.n_heads * self.head_dim,
             self.n_kv_heads * self.head_dim,
@@ -99,7 +104,7 @@ impl TinyLlama {
         if self.scaling == Scaling::Factors {
             w.vector("rope_freqs.weight", self.rope_dims / 2, 1.0, 4.0);
         }
-        w.writer.finish()
+        w.writer
     }
 
     fn header(&self) -> GgufWriter {

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde_json::{Value, json};
 
-use crate::support::{command, generate, model};
+use crate::support::{Running, command, generate, model, resident_bytes};
 
 /// Exit code and what was printed.
 fn output(flags: &[&str]) -> (Option<i32>, String) {
@@ -108,11 +108,45 @@ fn the_check_tells_the_memory_that_a_worker_then_reports() {
     assert_eq!(told["memory"], ready["params"]["memory"]);
     assert_eq!(told["parameters"], ready["params"]["model"]["parameters"]);
     assert_eq!(told["loads"], true);
+    let files = told["files"].as_array().expect("a list");
+    assert_eq!(files.len(), 1);
+    assert_eq!(
+        (&files[0]["path"], &files[0]["tensors"]),
+        (&json!(model), &json!(272))
+    );
 
     let (code, text) = output(&["--model", model, "--print-plan"]);
     assert_eq!(code, Some(0));
     assert!(
         text.starts_with("llama: 30 layers") && text.lines().count() == 153,
         "{text}"
+    );
+}
+
+#[test]
+fn the_check_tells_what_the_process_then_takes() {
+    let Some(model) = model() else { return };
+    let flags = ["--device", "cpu", "--ctx", "512", "--model"];
+    let flags = [&flags[..], &[model.to_str().expect("a path")]].concat();
+    let (_, text) = output(&[&flags[..], &["--check"]].concat());
+    let told: Value = serde_json::from_str(&text).expect("JSON");
+    let told = told["resident_bytes"].as_u64().expect("a number of bytes");
+    let mut worker = Running::start(command(&flags));
+    worker.until_method("ready");
+    // All pages of the KV pool, and the logits of a whole piece of the prompt.
+    let prompt = vec![28; 504];
+    worker.say(&generate(
+        1,
+        json!({"prompt_token_ids": prompt, "max_tokens": 8, "prompt_logprobs": 0, "ignore_eos": true}),
+    ));
+    let response = worker.response(1);
+    assert_eq!(
+        response["result"]["usage"]["total_tokens"], 512,
+        "{response}"
+    );
+    let taken = resident_bytes(worker.child.id());
+    assert!(
+        told.abs_diff(taken) * 50 <= taken,
+        "{told} bytes were told, {taken} are taken"
     );
 }

@@ -3,8 +3,13 @@
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use worker_orcd::gguf::{self, Metadata};
+use worker_orcd::text::{AddSpecial, EncodingStep, ParseSpecial, Tokenizer};
+
+/// Separates the texts of a vector file.
+const SEPARATOR: &str = "\n__ggml_vocab_test__\n";
 
 /// A file of the committed test data.
 pub fn data(name: &str) -> String {
@@ -32,6 +37,96 @@ pub fn shared(name: &str) -> Option<PathBuf> {
 pub fn shared_metadata(name: &str) -> Option<Metadata> {
     let bytes = std::fs::read(shared(&format!("ggml-vocab-{name}.gguf"))?).unwrap();
     Some(gguf::parse(&bytes).unwrap().metadata)
+}
+
+/// The ids of a text alone.
+pub fn plain(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
+    tokenizer
+        .encode(text, AddSpecial::No, ParseSpecial::No)
+        .unwrap()
+}
+
+/// The text that was encoded.
+pub fn bytes(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<u8> {
+    let before = std::iter::once(None).chain(ids.iter().copied().map(Some));
+    ids.iter()
+        .zip(before)
+        .flat_map(|(id, before)| tokenizer.text_bytes(*id, before).unwrap())
+        .copied()
+        .collect()
+}
+
+/// Encodes in steps and says how many it took.
+pub fn in_steps(tokenizer: &Tokenizer, text: &str, parse: ParseSpecial) -> (Vec<u32>, usize) {
+    let mut encoding = tokenizer.start_encoding(text.to_owned(), AddSpecial::No, parse);
+    let mut steps = 0;
+    loop {
+        steps += 1;
+        match encoding.step(tokenizer).unwrap() {
+            EncodingStep::Working => {}
+            EncodingStep::Done(ids) => {
+                // A further step has nothing to give.
+                assert_eq!(
+                    encoding.step(tokenizer).unwrap(),
+                    EncodingStep::Done(Vec::new())
+                );
+                return (ids, steps);
+            }
+        }
+    }
+}
+
+/// Runs `encode` and asserts that it is quick enough for a megabyte.
+pub fn timed(name: &str, encode: impl FnOnce() -> Vec<u32>) -> Vec<u32> {
+    let begin = Instant::now();
+    let ids = encode();
+    let took = begin.elapsed();
+    eprintln!("{name}: {} ids in {took:?}", ids.len());
+    assert!(took < Duration::from_secs(4), "{name}: {took:?}");
+    ids
+}
+
+/// Holds a tokenizer against the texts and ids of a vector file, both ways.
+pub fn check_vectors(tokenizer: &Tokenizer, texts: &str, ids: &str) {
+    let texts: Vec<&str> = texts.split(SEPARATOR).collect();
+    // The last text is empty, and so is the last line, which no line end follows.
+    let lines: Vec<&str> = ids.split('\n').collect();
+    assert!(texts.len() >= 40, "{} texts", texts.len());
+    assert_eq!(texts.len(), lines.len());
+    for (text, line) in texts.iter().zip(lines) {
+        let expected: Vec<u32> = line
+            .split_whitespace()
+            .map(|id| id.parse().unwrap())
+            .collect();
+        assert_eq!(plain(tokenizer, text), expected, "{text:?}");
+        assert_eq!(bytes(tokenizer, &expected), text.as_bytes(), "{text:?}");
+    }
+}
+
+/// Holds a vocabulary in `../shared/tokenizers` against its vectors.
+pub fn check_shared_vectors(name: &str) {
+    let Some(metadata) = shared_metadata(name) else {
+        return;
+    };
+    let read = |suffix: &str| {
+        let path = shared(&format!("ggml-vocab-{name}.gguf.{suffix}")).unwrap();
+        std::fs::read_to_string(path).unwrap()
+    };
+    let begin = Instant::now();
+    let tokenizer = Tokenizer::from_gguf(&metadata).unwrap();
+    eprintln!("{name}: built in {:?}", begin.elapsed());
+    check_vectors(&tokenizer, &read("inp"), &read("out"));
+    // A megabyte: prose, names, JSON and code, and in each part the texts of the vectors.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let parts = ["protocol/PROTOCOL.md", "ARCHITECTURE.md", "src/main.rs"]
+        .map(|path| std::fs::read_to_string(root.join(path)).unwrap());
+    let mut text = String::new();
+    while text.len() < 1_000_000 {
+        text.push_str(&parts.concat());
+        text.push_str(&read("inp"));
+    }
+    let ids = timed(name, || plain(&tokenizer, &text));
+    assert!(bytes(&tokenizer, &ids) == text.as_bytes());
 }
 
 /// The metadata of the default model.
@@ -130,5 +225,28 @@ fn metadata(
     metadata.insert("tokenizer.ggml.tokens", tokens);
     metadata.insert("tokenizer.ggml.merges", merges);
     metadata.insert("tokenizer.ggml.token_type", types);
+    metadata
+}
+
+/// The vocabulary of a small model that the Python package `sentencepiece` trained, as (piece, score, type): "prefix" or "bare".
+pub fn sentencepiece_pieces(name: &str) -> Vec<(String, f32, i32)> {
+    let json: serde_json::Value = serde_json::from_str(&data("small-sentencepiece.json")).unwrap();
+    serde_json::from_value(json[name]["pieces"].clone()).unwrap()
+}
+
+/// Its metadata, which says whether a space is put before a text.
+pub fn sentencepiece_metadata(pieces: &[(String, f32, i32)], adds_space: bool) -> Metadata {
+    let tokens: Vec<String> = pieces.iter().map(|piece| piece.0.clone()).collect();
+    let scores: Vec<f32> = pieces.iter().map(|piece| piece.1).collect();
+    let types: Vec<i32> = pieces.iter().map(|piece| piece.2).collect();
+    let mut metadata = Metadata::default();
+    metadata.insert("tokenizer.ggml.model", "llama");
+    metadata.insert("tokenizer.ggml.pre", "default");
+    metadata.insert("tokenizer.ggml.tokens", tokens);
+    metadata.insert("tokenizer.ggml.scores", scores);
+    metadata.insert("tokenizer.ggml.token_type", types);
+    metadata.insert("tokenizer.ggml.bos_token_id", 1_u32);
+    metadata.insert("tokenizer.ggml.eos_token_id", 2_u32);
+    metadata.insert("tokenizer.ggml.add_space_prefix", adds_space);
     metadata
 }

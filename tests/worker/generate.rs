@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 use worker_orcd::device::Rows;
+use worker_orcd::gguf::Metadata;
 use worker_orcd::sampling::uniform;
+use worker_orcd::text::Tokenizer;
 
 use crate::support::{END, PAD, Rig, STEP_TOKENS_MAX, Setup, bytes};
 
@@ -429,4 +431,52 @@ fn a_failed_step_is_an_error_with_what_was_used_and_the_worker_goes_on() {
         assert_eq!(rig.response(2)["result"]["finish_reason"], "length");
         assert!(rig.log.contains("the step failed"));
     }
+}
+
+/// A SentencePiece vocabulary of two words and a space.
+fn two_words() -> Tokenizer {
+    let tokens = ["<s>", "</s>", "▁", "a", "▁a"].map(str::to_owned);
+    let mut metadata = Metadata::default();
+    metadata.insert("tokenizer.ggml.model", "llama");
+    metadata.insert("tokenizer.ggml.tokens", tokens.to_vec());
+    metadata.insert(
+        "tokenizer.ggml.scores",
+        vec![0.0_f32, 0.0, -2.0, -3.0, -1.0],
+    );
+    metadata.insert("tokenizer.ggml.token_type", vec![3_i32, 3, 1, 1, 1]);
+    metadata.insert("tokenizer.ggml.bos_token_id", 0_u32);
+    metadata.insert("tokenizer.ggml.eos_token_id", 1_u32);
+    Tokenizer::from_gguf(&metadata).expect("a vocabulary")
+}
+
+#[test]
+fn the_space_that_encoding_puts_before_a_text_is_in_no_text_that_comes_out() {
+    let rig = |tokens: [u32; 3]| {
+        let rig = Rig::ready(Setup {
+            tokenizer: Some(two_words()),
+            ..Setup::default()
+        });
+        rig.script.borrow_mut().tokens = tokens.into();
+        rig
+    };
+    // After a control token a text begins, after another one it goes on.
+    for (prompt, wanted) in [("<s>", ["a", " a", "a"]), ("a", [" a", " a", "a"])] {
+        let mut rig = rig([4, 4, 3]);
+        rig.generate(
+            1,
+            json!({"prompt": prompt, "parse_special": true, "add_special": false, "max_tokens": 3}),
+        );
+        rig.finish();
+        assert_eq!(rig.texts(1), wanted, "{prompt}");
+    }
+    let mut rig = rig([4, 4, 4]);
+    rig.say(json!({"id": 1, "method": "tokenize", "params": {"content": "a a", "add_special": true, "with_pieces": true}}));
+    rig.say(json!({"id": 2, "method": "detokenize", "params": {"token_ids": [0, 4, 4, 1, 4]}}));
+    rig.finish();
+    let told = &rig.response(1)["result"];
+    assert_eq!(
+        told,
+        &json!({"token_ids": [0, 4, 4], "pieces": ["<s>", " a", " a"]})
+    );
+    assert_eq!(rig.response(2)["result"]["content"], "<s>a a</s>a");
 }

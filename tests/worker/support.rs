@@ -419,6 +419,8 @@ pub struct Setup {
     pub context_length: usize,
     pub pages: usize,
     pub template: Option<&'static str>,
+    /// Instead of the one whose tokens are bytes.
+    pub tokenizer: Option<Tokenizer>,
     pub queue_max: usize,
     pub max_tokens: Option<u32>,
     pub timeout_ms: Option<u64>,
@@ -433,6 +435,7 @@ impl Default for Setup {
             context_length: 600,
             pages: 3,
             template: Some("{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"),
+            tokenizer: None,
             queue_max: 4,
             max_tokens: None,
             timeout_ms: None,
@@ -464,7 +467,10 @@ impl Rig {
         });
         let loaded = Loaded {
             device,
-            tokenizer: TOKENIZER.with(Rc::clone),
+            tokenizer: match setup.tokenizer {
+                Some(tokenizer) => Rc::new(tokenizer),
+                None => TOKENIZER.with(Rc::clone),
+            },
             template: setup.template.map(template),
             model: ModelFacts {
                 name: "scripted".into(),

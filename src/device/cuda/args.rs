@@ -286,4 +286,3 @@ pub struct Combine {
     /// Of the sum.
     pub factor: f32,
 }
-

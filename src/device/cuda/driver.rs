@@ -75,6 +75,14 @@ impl Context {
         result::device::get_name(self.device)
     }
 
+    /// The newest CUDA version that the driver knows: "13.0".
+    pub fn driver_version(&self) -> Result<String, DriverError> {
+        let mut version = 0;
+        // SAFETY: a number is written to the variable.
+        unsafe { sys::cuDriverGetVersion(&raw mut version) }.result()?;
+        Ok(format!("{}.{}", version / 1000, version % 1000 / 10))
+    }
+
     /// A number that the driver knows of the card.
     pub fn attribute(&self, which: sys::CUdevice_attribute) -> Result<usize, DriverError> {
         // SAFETY: the device is valid as long as the driver is loaded.

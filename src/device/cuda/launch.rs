@@ -5,7 +5,9 @@ use std::ffi::c_void;
 
 use cudarc::driver::{DriverError, result, sys};
 
-use super::args::{Address, Attend, AttendMany, Combine, Embed, Matmul, Matvec, NormRows, Rope, Route};
+use super::args::{
+    Address, Attend, AttendMany, Combine, Embed, Matmul, Matvec, NormRows, Rope, Route,
+};
 use super::driver::{Function, Module, Stream};
 use crate::quant::TensorType;
 

@@ -7,6 +7,7 @@
 pub mod args;
 mod attention;
 pub mod driver;
+mod error;
 pub mod launch;
 pub mod layout;
 mod load;
@@ -19,14 +20,17 @@ use std::time::{Duration, Instant};
 use cudarc::driver::{DriverError, sys};
 use half::f16;
 
-use self::driver::{Buffer, Context, Event, Graph, OpenError, Pinned, Stream, explain};
 use self::args::StepHeader;
+use self::driver::{Buffer, Context, Event, Graph, Pinned, Stream, explain};
+pub use self::error::CudaError;
+use self::error::{check_capability, check_memory};
 use self::launch::Kernels;
 use self::layout::MatrixLayout;
+pub use self::sizes::page_bytes;
 use self::sizes::{Area, Sizes};
 use super::{
-    Capacity, Device, DeviceError, KvType, LoadProgress, Memory, Output, PAGE_TOKENS, PageId, Rows,
-    Step, check_pages, page_range,
+    Capacity, Card, Device, DeviceError, KvType, LoadProgress, Memory, Output, PAGE_TOKENS, PageId,
+    Rows, Step, check_pages, page_range,
 };
 use crate::model::plan::Plan;
 use crate::model::weights::Weights;
@@ -37,9 +41,6 @@ pub const STEP_TOKENS_MAX: usize = 1024;
 
 /// Most tokens that are multiplied as vectors, in f32; so many rows of logits are kept.
 pub const ROWS_MAX: usize = 8;
-
-/// The oldest card: Ampere.
-const CAPABILITY_MIN: (usize, usize) = (8, 0);
 
 /// How long a step must still take, at least, for `poll` to nap instead of spinning.
 const NAP: Duration = Duration::from_micros(100);
@@ -53,49 +54,6 @@ pub struct CudaOptions {
     pub context: usize,
     /// How keys and values are stored.
     pub kv: KvType,
-}
-
-/// Why a cuda device cannot be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum CudaError {
-    /// There is no such card, or no driver.
-    #[error("--device cuda:{ordinal}: {source}")]
-    Open {
-        /// Asked for.
-        ordinal: usize,
-        /// Why not.
-        source: OpenError,
-    },
-    /// The card is too old.
-    #[error("--device cuda:{ordinal} is a {name} of compute capability {}.{}; 8.0 (Ampere) or newer is needed", .capability.0, .capability.1)]
-    TooOld {
-        /// Asked for.
-        ordinal: usize,
-        /// What it is called.
-        name: String,
-        /// Major and minor.
-        capability: (usize, usize),
-    },
-    /// It does not fit.
-    #[error(
-        "the model needs {required} bytes of device memory ({what}); {available} are free on {name}. A smaller --ctx or --kv-bytes needs less"
-    )]
-    Memory {
-        /// Bytes by kind, in words.
-        what: String,
-        /// Bytes wanted.
-        required: u64,
-        /// Bytes there are.
-        available: u64,
-        /// The card.
-        name: String,
-    },
-    /// A plan that these kernels cannot run.
-    #[error("the cuda device cannot run this model: {0}")]
-    Unsupported(String),
-    /// The driver failed.
-    #[error("the CUDA driver failed: {}", explain(.0))]
-    Driver(#[from] DriverError),
 }
 
 /// What is enqueued of the step under way.
@@ -136,6 +94,7 @@ pub struct CudaDevice {
     file: Option<Box<dyn AsRef<[u8]>>>,
     fingerprint: String,
     name: String,
+    card: Card,
     kv: KvType,
     sizes: Sizes,
     /// Where each tensor lies in the weights: its layout for matrices, nothing for vectors.
@@ -186,7 +145,12 @@ impl CudaDevice {
         let open = |source| CudaError::Open { ordinal, source };
         let context = Context::open(ordinal).map_err(open)?;
         let name = context.name()?;
-        check_capability(&context, ordinal, &name)?;
+        let (major, minor) = check_capability(&context, ordinal, &name)?;
+        let card = Card {
+            compute_capability: format!("{major}.{minor}"),
+            driver_version: context.driver_version()?,
+            used_bytes: 0,
+        };
         check_memory(&context, &sizes, &name)?;
         use sys::CUdevice_attribute as Of;
         let shared =
@@ -219,6 +183,7 @@ impl CudaDevice {
             file: Some(file),
             fingerprint,
             name,
+            card,
             kv,
             sizes,
             layouts,
@@ -243,15 +208,6 @@ impl CudaDevice {
         Sizes::of(plan, weights, context, kv)
             .map(|s| s.memory())
             .map_err(CudaError::Unsupported)
-    }
-
-    /// Whether everything lies in plain memory of this card.
-    pub fn is_resident(&self) -> Result<bool, DeviceError> {
-        let mut all = true;
-        for buffer in [&self.weights_buffer, &self.pool, &self.scratch] {
-            all &= buffer.is_resident(&self.context)?;
-        }
-        Ok(all)
     }
 
     /// Sends the step's description to the card.
@@ -406,44 +362,6 @@ fn is_plainly_greedy(step: &SampleStep<'_>) -> bool {
         && step.logprobs.is_none()
 }
 
-fn check_capability(context: &Context, ordinal: usize, name: &str) -> Result<(), CudaError> {
-    use sys::CUdevice_attribute as Of;
-    let capability = (
-        context.attribute(Of::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
-        context.attribute(Of::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
-    );
-    if capability < CAPABILITY_MIN {
-        return Err(CudaError::TooOld {
-            ordinal,
-            name: name.to_owned(),
-            capability,
-        });
-    }
-    Ok(())
-}
-
-fn check_memory(context: &Context, sizes: &Sizes, name: &str) -> Result<(), CudaError> {
-    let (available, _) = context.memory()?;
-    let Memory {
-        weights_bytes,
-        kv_bytes,
-        scratch_bytes,
-    } = sizes.memory();
-    let required = weights_bytes + kv_bytes + scratch_bytes;
-    if required <= available {
-        return Ok(());
-    }
-    let what = format!(
-        "{weights_bytes} of weights, {kv_bytes} of keys and values, {scratch_bytes} of scratch"
-    );
-    Err(CudaError::Memory {
-        what,
-        required,
-        available,
-        name: name.to_owned(),
-    })
-}
-
 impl Device for CudaDevice {
     fn load_some(&mut self, until: Instant) -> Result<LoadProgress, DeviceError> {
         let progress = self.upload_some(until)?;
@@ -587,6 +505,22 @@ impl Device for CudaDevice {
             "{} {}, cuda pages of {kv}",
             self.plan.architecture, self.fingerprint
         )
+    }
+
+    fn card(&self) -> Option<Card> {
+        let buffers = [&self.weights_buffer, &self.pool, &self.scratch];
+        Some(Card {
+            used_bytes: buffers.iter().map(|b| b.bytes() as u64).sum(),
+            ..self.card.clone()
+        })
+    }
+
+    fn is_resident(&mut self) -> Result<bool, DeviceError> {
+        let mut all = true;
+        for buffer in [&self.weights_buffer, &self.pool, &self.scratch] {
+            all &= buffer.is_resident(&self.context)?;
+        }
+        Ok(all)
     }
 
     fn capacity(&self) -> Capacity {

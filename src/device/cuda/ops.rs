@@ -12,9 +12,7 @@ use super::launch::Grid;
 use super::project::{Finish, Input, Part, activation, norm_numbers};
 use super::sizes::Area;
 use super::{CudaDevice, ROWS_MAX, Rows};
-use crate::model::plan::{
-    ExpertLinear, Hidden, Join, Linear, Matrix, NormOp, Op, Qkv, TensorId,
-};
+use crate::model::plan::{ExpertLinear, Hidden, Join, Linear, Matrix, NormOp, Op, Qkv, TensorId};
 use crate::model::spec::Gating;
 
 /// Multiplications that are enqueued before an event is recorded, about: some milliseconds of work.

@@ -6,9 +6,7 @@ use std::ops::Range;
 use bytemuck::Zeroable;
 use cudarc::driver::DriverError;
 
-use super::args::{
-    Address, Matmul, Matvec, NormRows, Segment, WeightRows, epilogue, norm_kind,
-};
+use super::args::{Address, Matmul, Matvec, NormRows, Segment, WeightRows, epilogue, norm_kind};
 use super::launch::{
     ATTEND_GROUPS, ATTEND_MANY_WIDTHS, Grid, Kernels, MATVEC_THREADS, MATVEC_TOKENS, matvec_name,
 };

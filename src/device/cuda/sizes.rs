@@ -217,6 +217,11 @@ fn ropes(plan: &Plan) -> Vec<RopeOp> {
     all
 }
 
+/// Bytes that [`PAGE_TOKENS`] positions take in all layers of a model.
+pub fn page_bytes(plan: &Plan, kv: KvType) -> usize {
+    page_layout(plan).0 * element_bytes(kv)
+}
+
 fn page_layout(plan: &Plan) -> (usize, Vec<usize>) {
     let mut end = 0;
     let at = plan.kv.iter().map(|kv| {

@@ -404,6 +404,7 @@ fn setup(dice: &mut Dice) -> (Setup, Option<Exit>) {
             Some(TEMPLATE_THAT_REFUSES),
             None,
         ]),
+        tokenizer: None,
         queue_max: 1 + dice.throw(5),
         max_tokens: dice.seldom(4, |dice| 1 + dice.throw(20) as u32),
         timeout_ms: dice.seldom(8, |dice| 1 + dice.throw(500) as u64),

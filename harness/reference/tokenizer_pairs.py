@@ -1,19 +1,34 @@
-"""Makes small-tokenizer.json and the ids that the Python `tokenizers` package gives with it.
+"""Makes small-tokenizer.json and small-sentencepiece*.json* in tests/data/tokenizers, with the ids that the Python packages `tokenizers` and
+`sentencepiece` give.
 
-    pip install tokenizers==0.23.2 && python make_small.py
+    python3 -m venv venv && venv/bin/pip install -r harness/reference/requirements.txt
+    venv/bin/python harness/reference/tokenizer_pairs.py
 
-The package cuts text with another engine (Oniguruma) than this project, so this proves both the
-translation of the expressions and the encoding. `small-cuts.jsonl` holds, per name of
-tokenizer.ggml.pre and text, how many characters each piece has; `small-pairs.jsonl`, per text, the
-ids of small-tokenizer.json: `ids` with no special tokens added and none read in the text,
-`special_ids` with both.
+`tokenizers` cuts text with another engine (Oniguruma) than this project, so this proves both the translation of the expressions and the
+encoding. `small-cuts.jsonl` holds, per name of tokenizer.ggml.pre and text, how many characters each piece has; `small-pairs.jsonl`, per text,
+the ids of small-tokenizer.json: `ids` with no special tokens added and none read in the text, `special_ids` with both.
+
+`small-sentencepiece.json` holds two models that `sentencepiece` trained, as lists of [piece, score, type], and per text their ids: "prefix" puts
+a space before a text, has bytes, control tokens, and runs of spaces of one score, as the vocabulary of Llama 2 has them; "bare" puts none and has
+user-defined runs of spaces and line ends, as that of Gemma. `special_ids` reads control tokens in the text; what lies between two of them is
+encoded for itself. `small-sentencepiece-tokenizer.json` is "prefix" as a tokenizer.json, and small-sentencepiece-pairs.jsonl has its ids in the
+forms in which such files mark spaces: first the forms, one a line, then the texts.
+
+The output is the same on every run.
 """
 
+import io
 import json
+import re
+from pathlib import Path
 
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers
 from tokenizers import pre_tokenizers as pre
 from tokenizers import processors, trainers
+
+FOLDER = Path(__file__).resolve().parents[2] / "tests/data/tokenizers"
 
 CORPUS = [
     "The worker reads a line and answers with a line; it's as simple as that, isn't it?",
@@ -141,7 +156,7 @@ PRE_TOKENIZERS = {
 }
 
 
-def main():
+def byte_level():
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre.Sequence([split(r"\p{N}{1,3}|\s?\p{L}+|\s+|."), BYTES])
     trainer = trainers.BpeTrainer(
@@ -159,7 +174,7 @@ def main():
             lengths = [end - start for _, (start, end) in pieces]
             assert sum(lengths) == len(text)
             cuts.append({"pre": name, "text": text, "lengths": lengths})
-    with open("small-cuts.jsonl", "w", encoding="utf-8") as file:
+    with open(FOLDER / "small-cuts.jsonl", "w", encoding="utf-8") as file:
         for cut in cuts:
             file.write(json.dumps(cut) + "\n")
 
@@ -190,11 +205,121 @@ def main():
         ids = tokenizer.encode(text, add_special_tokens=False).ids
         pairs.append({"text": text, "ids": ids, "special_ids": special_ids})
     tokenizer.encode_special_tokens = False
-    with open("small-tokenizer.json", "w", encoding="utf-8") as file:
+    with open(FOLDER / "small-tokenizer.json", "w", encoding="utf-8") as file:
         json.dump(json.loads(tokenizer.to_str()), file, ensure_ascii=False, separators=(",", ":"))
-    with open("small-pairs.jsonl", "w", encoding="utf-8") as file:
+    with open(FOLDER / "small-pairs.jsonl", "w", encoding="utf-8") as file:
         for pair in pairs:
             file.write(json.dumps(pair) + "\n")
 
 
-main()
+CONTROL = ["<s>", "</s>", "<|user|>", "<|end|>"]
+RUNS = ["\u2581" * count for count in range(2, 17)]
+USER_DEFINED = ["\u2581\u2581", "\u2581\u2581\u2581\u2581", "\n\n", "\n\n\n", "<table>", "\t\t", "<br>\u2581<br>"]
+# Texts on which sentencepiece, which reads no control tokens, has nothing to say.
+SPECIAL_TEXTS = ["<s>a b</s>", "<|user|>\nHi<|end|>\n<|user|> x<|end|>", "<|end|><|end|> <s", "  <s>  a"]
+RUN_TEXTS = [" " * 37 + "the", "a" + " " * 21, "\n\n\n\n\n x", "  the\n\n   a\t\t\tb", "<table>a</table> <br> <br>", "a <br>  <br>b"]
+
+
+def train(**options):
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CORPUS * 8),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=640,
+        character_coverage=0.98,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        split_digits=True,
+        num_threads=1,
+        minloglevel=2,
+        **options,
+    )
+    proto = sentencepiece_model_pb2.ModelProto()
+    proto.ParseFromString(model.getvalue())
+    return proto
+
+
+def described(proto, texts):
+    """A model's pieces, and the ids of texts."""
+    processor = sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
+    control = {piece.piece: index for index, piece in enumerate(proto.pieces) if piece.type == piece.CONTROL}
+    marks = re.compile("(" + "|".join(map(re.escape, control)) + ")") if control else None
+    cases = []
+    for text in texts:
+        parts = [part for part in marks.split(text) if part]
+        special = [[control[part]] if part in control else processor.encode(part) for part in parts]
+        cases.append({"text": text, "ids": processor.encode(text), "special_ids": sum(special, [])})
+    pieces = [[piece.piece, piece.score, piece.type] for piece in proto.pieces]
+    return {"pieces": pieces, "cases": cases}
+
+
+def llama_tokenizer(proto):
+    """A model as the transformers library writes it: every way to cut a piece in two is a merge, the best scores first, and of equal ones
+    that with the longest left part."""
+    vocab = {piece.piece: index for index, piece in enumerate(proto.pieces)}
+    scores = {piece.piece: piece.score for piece in proto.pieces if piece.type == piece.NORMAL}
+    merges = [
+        (piece[:cut], piece[cut:], score)
+        for piece, score in scores.items()
+        for cut in range(1, len(piece))
+        if piece[:cut] in scores and piece[cut:] in scores
+    ]
+    merges.sort(key=lambda merge: (merge[2], len(merge[0]), len(merge[1])), reverse=True)
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab, [(left, right) for left, right, _ in merges], unk_token="<unk>", fuse_unk=True, byte_fallback=True
+        )
+    )
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in ["<unk>", "<s>", "</s>", "<|user|>"]])
+    tokenizer.add_special_tokens([AddedToken("<|end|>", normalized=False, rstrip=True)])
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", vocab["<s>"])])
+    return tokenizer
+
+
+def save(path, value):
+    with open(FOLDER / path, "w", encoding="utf-8") as file:
+        json.dump(value, file, ensure_ascii=False, separators=(",", ":"))
+
+
+def with_sentencepiece():
+    prefix = train(add_dummy_prefix=True, control_symbols=CONTROL[2:])
+    for run in RUNS:
+        if all(piece.piece != run for piece in prefix.pieces):
+            prefix.pieces.add(piece=run, score=-1e9, type=1)
+    bare = train(add_dummy_prefix=False, control_symbols=CONTROL[2:], user_defined_symbols=USER_DEFINED)
+    texts = TEXTS + RUN_TEXTS + SPECIAL_TEXTS
+    save("small-sentencepiece.json", {"prefix": described(prefix, texts), "bare": described(bare, texts)})
+
+    mark = normalizers.Replace(" ", "\u2581")
+    forms = {
+        "prepend": (normalizers.Sequence([normalizers.Prepend("\u2581"), mark]), None),
+        "replace": (mark, pre.Split(" ", "merged_with_previous")),
+        "first": (None, pre.Metaspace(prepend_scheme="first", split=False)),
+        "always": (None, pre.Metaspace(prepend_scheme="always", split=True)),
+    }
+    lines, cases = [], []
+    for name, (normalizer, pre_tokenizer) in forms.items():
+        tokenizer = llama_tokenizer(prefix)
+        if normalizer is not None:
+            tokenizer.normalizer = normalizer
+        if pre_tokenizer is not None:
+            tokenizer.pre_tokenizer = pre_tokenizer
+        parts = json.loads(tokenizer.to_str())
+        lines.append({"form": name, "normalizer": parts["normalizer"], "pre_tokenizer": parts["pre_tokenizer"]})
+        for text in texts:
+            tokenizer.encode_special_tokens = False
+            special_ids = tokenizer.encode(text, add_special_tokens=True).ids
+            tokenizer.encode_special_tokens = True
+            ids = tokenizer.encode(text, add_special_tokens=False).ids
+            cases.append({"form": name, "text": text, "ids": ids, "special_ids": special_ids})
+    tokenizer = llama_tokenizer(prefix)
+    save("small-sentencepiece-tokenizer.json", json.loads(tokenizer.to_str()))
+    with open(FOLDER / "small-sentencepiece-pairs.jsonl", "w", encoding="utf-8") as file:
+        for line in lines + cases:
+            file.write(json.dumps(line) + "\n")
+
+
+byte_level()
+with_sentencepiece()

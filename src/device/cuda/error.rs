@@ -1,0 +1,97 @@
+//! Why there is no cuda device: what is looked at before anything is allocated.
+
+use cudarc::driver::{DriverError, sys};
+
+use super::Memory;
+use super::driver::{Context, OpenError, explain};
+use super::sizes::Sizes;
+
+/// The oldest card: Ampere.
+const CAPABILITY_MIN: (usize, usize) = (8, 0);
+
+/// Why a cuda device cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum CudaError {
+    /// There is no such card, or no driver.
+    #[error("--device cuda:{ordinal}: {source}")]
+    Open {
+        /// Asked for.
+        ordinal: usize,
+        /// Why not.
+        source: OpenError,
+    },
+    /// The card is too old.
+    #[error("--device cuda:{ordinal} is a {name} of compute capability {}.{}; 8.0 (Ampere) or newer is needed", .capability.0, .capability.1)]
+    TooOld {
+        /// Asked for.
+        ordinal: usize,
+        /// What it is called.
+        name: String,
+        /// Major and minor.
+        capability: (usize, usize),
+    },
+    /// It does not fit.
+    #[error(
+        "the model needs {required} bytes of device memory ({what}); {available} are free on {name}. A smaller --ctx or --kv-bytes needs less"
+    )]
+    Memory {
+        /// Bytes by kind, in words.
+        what: String,
+        /// Bytes wanted.
+        required: u64,
+        /// Bytes there are.
+        available: u64,
+        /// The card.
+        name: String,
+    },
+    /// A plan that these kernels cannot run.
+    #[error("the cuda device cannot run this model: {0}")]
+    Unsupported(String),
+    /// The driver failed.
+    #[error("the CUDA driver failed: {}", explain(.0))]
+    Driver(#[from] DriverError),
+}
+
+/// Major and minor; a card that is too old is refused.
+pub(super) fn check_capability(
+    context: &Context,
+    ordinal: usize,
+    name: &str,
+) -> Result<(usize, usize), CudaError> {
+    use sys::CUdevice_attribute as Of;
+    let capability = (
+        context.attribute(Of::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+        context.attribute(Of::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+    );
+    if capability < CAPABILITY_MIN {
+        return Err(CudaError::TooOld {
+            ordinal,
+            name: name.to_owned(),
+            capability,
+        });
+    }
+    Ok(capability)
+}
+
+/// Refuses a model that does not fit.
+pub(super) fn check_memory(context: &Context, sizes: &Sizes, name: &str) -> Result<(), CudaError> {
+    let (available, _) = context.memory()?;
+    let Memory {
+        weights_bytes,
+        kv_bytes,
+        scratch_bytes,
+    } = sizes.memory();
+    let required = weights_bytes + kv_bytes + scratch_bytes;
+    if required <= available {
+        return Ok(());
+    }
+    let what = format!(
+        "{weights_bytes} of weights, {kv_bytes} of keys and values, {scratch_bytes} of scratch"
+    );
+    Err(CudaError::Memory {
+        what,
+        required,
+        available,
+        name: name.to_owned(),
+    })
+}
