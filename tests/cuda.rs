@@ -68,82 +68,77 @@ fn difference(ours: &[Vec<f32>], theirs: &[Vec<f32>]) -> f32 {
     }) / largest
 }
 
+/// A shape of so many query heads over so many key heads of a width, of which so much is rotated.
+fn heads(
+    of: TinyLlama,
+    n_heads: usize,
+    n_kv_heads: usize,
+    head_dim: usize,
+    rope_dims: usize,
+) -> TinyLlama {
+    TinyLlama {
+        n_heads,
+        n_kv_heads,
+        head_dim,
+        rope_dims,
+        ..of
+    }
+}
+
 fn shapes() -> Vec<(String, TinyLlama)> {
+    static MIXED: [TensorType; TensorType::ALL.len()] = TensorType::ALL;
     let of = TinyLlama::new;
+    let tied = |shape| TinyLlama {
+        head: Head::Tied,
+        ..shape
+    };
     let mut all: Vec<(String, TinyLlama)> = TensorType::ALL
         .iter()
         .map(|k| (k.name().to_owned(), of(*k)))
         .collect();
-    all.push((
-        "group of 1, heads of 64".into(),
-        TinyLlama {
-            n_heads: 2,
-            n_kv_heads: 2,
-            head_dim: 64,
-            rope_dims: 64,
-            ..of(TensorType::Q8_0)
-        },
-    ));
-    all.push((
-        "group of 4, heads of 128".into(),
-        TinyLlama {
-            n_heads: 8,
-            n_kv_heads: 2,
-            head_dim: 128,
-            rope_dims: 128,
-            ..of(TensorType::Q4_K)
-        },
-    ));
-    all.push((
-        "group of 7, heads of 96".into(),
-        TinyLlama {
-            n_heads: 7,
-            n_kv_heads: 1,
-            head_dim: 96,
-            rope_dims: 48,
-            ..of(TensorType::Q6_K)
-        },
-    ));
-    all.push((
-        "heads of 256".into(),
-        TinyLlama {
-            n_heads: 4,
-            n_kv_heads: 1,
-            head_dim: 256,
-            rope_dims: 256,
-            head: Head::Tied,
-            ..of(TensorType::Q5_0)
-        },
-    ));
-    all.push((
-        "odd widths".into(),
-        TinyLlama {
-            n_embd: 33,
-            n_ff: 75,
-            n_kv_heads: 3,
-            head_dim: 10,
-            rope_dims: 2,
-            ..of(TensorType::F32)
-        },
-    ));
-    all.push((
-        "odd widths in f16".into(),
-        TinyLlama {
-            n_embd: 50,
-            n_ff: 75,
-            head: Head::Tied,
-            ..of(TensorType::F16)
-        },
-    ));
-    static MIXED: [TensorType; TensorType::ALL.len()] = TensorType::ALL;
-    all.push((
-        "all types".into(),
-        TinyLlama {
-            matrices: &MIXED,
-            n_layers: 4,
-            ..of(TensorType::Q4_K)
-        },
-    ));
+    let more = [
+        (
+            "group of 1, heads of 64",
+            heads(of(TensorType::Q8_0), 2, 2, 64, 64),
+        ),
+        (
+            "group of 4, heads of 128",
+            heads(of(TensorType::Q4_K), 8, 2, 128, 128),
+        ),
+        (
+            "group of 7, heads of 96",
+            heads(of(TensorType::Q6_K), 7, 1, 96, 48),
+        ),
+        (
+            "heads of 256",
+            tied(heads(of(TensorType::Q5_0), 4, 1, 256, 256)),
+        ),
+        (
+            "odd widths",
+            TinyLlama {
+                n_embd: 33,
+                n_ff: 75,
+                ..heads(of(TensorType::F32), 3, 3, 10, 2)
+            },
+        ),
+        (
+            "odd widths in f16",
+            tied(TinyLlama {
+                n_embd: 50,
+                n_ff: 75,
+                ..of(TensorType::F16)
+            }),
+        ),
+        (
+            "all types",
+            TinyLlama {
+                matrices: &MIXED,
+                n_layers: 4,
+                ..of(TensorType::Q4_K)
+            },
+        ),
+    ];
+    all.extend(more.map(|(name, shape)| (name.to_owned(), shape)));
     all
 }
 

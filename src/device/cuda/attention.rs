@@ -6,7 +6,7 @@ use super::args::{Address, Attend, AttendMany, Rope};
 use super::launch::{ATTEND_GROUPS, ATTEND_MANY_WIDTHS, Grid, SPLIT};
 use super::sizes::{Area, wide};
 use super::{CudaDevice, KvType, ROWS_MAX, kv_name};
-use crate::model::plan::{NormOp, RopeOp, TensorId};
+use crate::model::plan::{NormOp, Op, RopeOp, TensorId};
 use crate::model::spec::{Norm, RopeStyle};
 
 /// The heads of a layer.
@@ -27,11 +27,87 @@ pub(super) struct Scores {
     pub(super) softcap: Option<f32>,
 }
 
+impl Heads {
+    /// Those of an operation of attention.
+    pub(super) fn of(op: &Op) -> Self {
+        let (Op::AttnIn {
+            layer,
+            n_heads,
+            n_kv_heads,
+            head_dim,
+            ..
+        }
+        | Op::Attend {
+            layer,
+            n_heads,
+            n_kv_heads,
+            head_dim,
+            ..
+        }) = op
+        else {
+            unreachable!("no other operation has heads");
+        };
+        Self {
+            layer: *layer,
+            n: *n_heads,
+            n_kv: *n_kv_heads,
+            dim: *head_dim,
+        }
+    }
+}
+
+impl Scores {
+    /// Those of `Attend`.
+    pub(super) fn of(op: &Op) -> Self {
+        let Op::Attend {
+            scale,
+            window,
+            sinks,
+            softcap,
+            ..
+        } = op
+        else {
+            unreachable!("no other operation has scores");
+        };
+        Self {
+            scale: *scale,
+            window: *window,
+            sinks: *sinks,
+            softcap: *softcap,
+        }
+    }
+}
+
 impl CudaDevice {
     /// Where the frequencies of a rotary embedding lie.
     fn frequencies(&self, rope: &RopeOp) -> Address {
         let found = self.sizes.ropes.iter().find(|(r, _)| r == rope);
         found.map_or(0, |(_, at)| self.weights_buffer.at() + *at as u64)
+    }
+
+    /// A norm of each of `count` heads goes with the rotation: its weight and eps. One of all heads together is done now.
+    fn head_norm(
+        &self,
+        norm: Option<NormOp>,
+        x: Address,
+        count: usize,
+        dim: usize,
+    ) -> Result<(Address, f32), DriverError> {
+        match norm {
+            Some(NormOp {
+                norm: Norm::Rms { eps },
+                weight,
+                bias: None,
+                len,
+            }) if len == dim => Ok((self.tensor(weight), eps)),
+            Some(norm) => {
+                let args = self.norm_args(x, x, &norm);
+                self.kernels
+                    .norm_rows(&self.stream, count * dim / norm.len, &args)?;
+                Ok((0, 0.0))
+            }
+            None => Ok((0, 0.0)),
+        }
     }
 
     pub(super) fn rope_append(
@@ -48,24 +124,8 @@ impl CudaDevice {
             dim,
         } = heads;
         let (q, k) = (self.at(Area::Q), self.at(Area::K));
-        // a norm of each head goes with the rotation; one of all heads together goes before it
-        let within = |norm: Option<NormOp>, x: Address, count: usize| match norm {
-            Some(NormOp {
-                norm: Norm::Rms { eps },
-                weight,
-                bias: None,
-                len,
-            }) if len == dim => Ok((self.tensor(weight), eps)),
-            Some(norm) => {
-                let rows = n * count * dim / norm.len;
-                self.kernels
-                    .norm_rows(&self.stream, rows, &self.norm_args(x, x, &norm))
-                    .map(|()| (0, 0.0))
-            }
-            None => Ok((0, 0.0)),
-        };
-        let (q_norm, q_eps) = within(norms.0, q, n_heads)?;
-        let (k_norm, k_eps) = within(norms.1, k, n_kv)?;
+        let (q_norm, q_eps) = self.head_norm(norms.0, q, n * n_heads, dim)?;
+        let (k_norm, k_eps) = self.head_norm(norms.1, k, n * n_kv, dim)?;
         let args = Rope {
             step: self.at(Area::Step),
             q,

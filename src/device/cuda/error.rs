@@ -2,9 +2,9 @@
 
 use cudarc::driver::{DriverError, sys};
 
-use super::Memory;
 use super::driver::{Context, OpenError, explain};
 use super::sizes::Sizes;
+use super::{Card, Memory};
 
 /// The oldest card: Ampere.
 const CAPABILITY_MIN: (usize, usize) = (8, 0);
@@ -52,12 +52,8 @@ pub enum CudaError {
     Driver(#[from] DriverError),
 }
 
-/// Major and minor; a card that is too old is refused.
-pub(super) fn check_capability(
-    context: &Context,
-    ordinal: usize,
-    name: &str,
-) -> Result<(usize, usize), CudaError> {
+/// What the card says of itself; one that is too old is refused.
+pub(super) fn check_card(context: &Context, ordinal: usize, name: &str) -> Result<Card, CudaError> {
     use sys::CUdevice_attribute as Of;
     let capability = (
         context.attribute(Of::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
@@ -70,7 +66,11 @@ pub(super) fn check_capability(
             capability,
         });
     }
-    Ok(capability)
+    Ok(Card {
+        compute_capability: format!("{}.{}", capability.0, capability.1),
+        driver_version: context.driver_version()?,
+        used_bytes: 0,
+    })
 }
 
 /// Refuses a model that does not fit.

@@ -23,7 +23,7 @@ use half::f16;
 use self::args::StepHeader;
 use self::driver::{Buffer, Context, Event, Graph, Pinned, Stream, explain};
 pub use self::error::CudaError;
-use self::error::{check_capability, check_memory};
+use self::error::{check_card, check_memory};
 use self::launch::Kernels;
 use self::layout::MatrixLayout;
 pub use self::sizes::page_bytes;
@@ -145,12 +145,7 @@ impl CudaDevice {
         let open = |source| CudaError::Open { ordinal, source };
         let context = Context::open(ordinal).map_err(open)?;
         let name = context.name()?;
-        let (major, minor) = check_capability(&context, ordinal, &name)?;
-        let card = Card {
-            compute_capability: format!("{major}.{minor}"),
-            driver_version: context.driver_version()?,
-            used_bytes: 0,
-        };
+        let card = check_card(&context, ordinal, &name)?;
         check_memory(&context, &sizes, &name)?;
         use sys::CUdevice_attribute as Of;
         let shared =
@@ -276,7 +271,7 @@ impl CudaDevice {
                 return Ok(false);
             }
             if flight.tokens > ROWS_MAX && until - now > NAP {
-                std::thread::sleep(NAP); // a prompt takes milliseconds; spinning would only heat the core
+                nap(NAP); // a prompt takes milliseconds; spinning would only heat the core
             } else {
                 std::hint::spin_loop();
             }
@@ -344,6 +339,15 @@ impl CudaDevice {
         let words: &[u32] = bytemuck::cast_slice(&self.staging.as_slice()[..8]);
         Ok((words[1] == u32::MAX && words[0] != u32::MAX).then_some(words[0]))
     }
+}
+
+/// Sleeps: poll(2) of nothing.
+fn nap(time: Duration) {
+    let time = rustix::time::Timespec {
+        tv_sec: 0,
+        tv_nsec: i64::from(time.subsec_nanos()),
+    };
+    rustix::event::poll(&mut [], Some(&time)).ok();
 }
 
 /// Whether the likeliest token of the row as it is will be drawn.

@@ -9,7 +9,7 @@ use cudarc::driver::DriverError;
 use super::args::{Address, Combine, Embed, NormRows, Route};
 use super::attention::{Heads, Scores};
 use super::launch::Grid;
-use super::project::{Finish, Input, Part, activation, norm_numbers};
+use super::project::{ActivationNumbers, Finish, Input, Part, activation, norm_numbers};
 use super::sizes::Area;
 use super::{CudaDevice, ROWS_MAX, Rows};
 use crate::model::plan::{ExpertLinear, Hidden, Join, Linear, Matrix, NormOp, Op, Qkv, TensorId};
@@ -111,50 +111,19 @@ impl CudaDevice {
                 scale,
                 positions,
             } => self.embed(*table, *scale, *positions, n),
-            Op::AttnIn {
-                layer,
+            attn @ Op::AttnIn {
                 norm,
                 qkv,
-                n_heads,
-                n_kv_heads,
-                head_dim,
                 q_norm,
                 k_norm,
                 rope,
+                ..
             } => {
-                let heads = Heads {
-                    layer: *layer,
-                    n: *n_heads,
-                    n_kv: *n_kv_heads,
-                    dim: *head_dim,
-                };
+                let heads = Heads::of(attn);
                 self.project(n, self.stream(*norm), &self.qkv(qkv, heads), Finish::SET)?;
                 self.rope_append(heads, (*q_norm, *k_norm), rope.as_ref(), n)
             }
-            Op::Attend {
-                layer,
-                n_heads,
-                n_kv_heads,
-                head_dim,
-                scale,
-                window,
-                sinks,
-                softcap,
-            } => {
-                let heads = Heads {
-                    layer: *layer,
-                    n: *n_heads,
-                    n_kv: *n_kv_heads,
-                    dim: *head_dim,
-                };
-                let scores = Scores {
-                    scale: *scale,
-                    window: *window,
-                    sinks: *sinks,
-                    softcap: *softcap,
-                };
-                self.attend(heads, scores, n)
-            }
+            attn @ Op::Attend { .. } => self.attend(Heads::of(attn), Scores::of(attn), n),
             Op::AttnOut { proj, join } => self.join(n, Area::Heads, proj, join),
             Op::FfnIn {
                 norm,
@@ -173,20 +142,7 @@ impl CudaDevice {
                 gate,
                 up,
                 activation: a,
-            } => {
-                let from = Input {
-                    x: self.at(Area::Normed),
-                    ..self.stream(None)
-                };
-                let parts = [gate, up].map(|e| self.expert_part(e, self.at(Area::ExpertHidden)));
-                self.experts(
-                    n,
-                    from,
-                    &parts,
-                    Finish::gated(activation(*a)),
-                    self.used(op),
-                )
-            }
+            } => self.experts_in(n, gate, up, activation(*a), self.used(op)),
             Op::ExpertsOut { down, join } => self.experts_out(n, down, join, self.used(op)),
             Op::Head { .. } => match rows {
                 Rows::Last => self.head_rows(n - 1, 1),
@@ -445,6 +401,22 @@ impl CudaDevice {
             end: 0,
         };
         self.kernels.route(&self.stream, &args)
+    }
+
+    fn experts_in(
+        &self,
+        n: usize,
+        gate: &ExpertLinear,
+        up: &ExpertLinear,
+        activation: ActivationNumbers,
+        n_used: usize,
+    ) -> Result<(), DriverError> {
+        let from = Input {
+            x: self.at(Area::Normed),
+            ..self.stream(None)
+        };
+        let parts = [gate, up].map(|e| self.expert_part(e, self.at(Area::ExpertHidden)));
+        self.experts(n, from, &parts, Finish::gated(activation), n_used)
     }
 
     fn experts_out(
