@@ -21,7 +21,7 @@ pub enum Rows {
     None,
     /// The last row alone: what sampling needs.
     Last,
-    /// Every row, for teacher-forced scoring.
+    /// Every row, for teacher-forced scoring and for tokens that were only proposed.
     All,
 }
 
@@ -117,6 +117,8 @@ pub enum Output {
 pub struct Capacity {
     /// Most tokens that one step may hold.
     pub step_tokens_max: usize,
+    /// Most tokens of a step in which every row has the bits that it has in a step of its own: what speculation may use.
+    pub exact_tokens_max: usize,
     /// Pages in the KV pool.
     pub pages: usize,
     /// Entries in the vocabulary: logits a row.
@@ -163,7 +165,7 @@ pub trait Device {
     /// Starts a step. Its keys and values are written to its pages at `position..position + tokens.len()`.
     fn forward(&mut self, step: Step<'_>) -> Result<(), DeviceError>;
 
-    /// Starts drawing a token from the logits of the last row of the last forward.
+    /// Starts drawing a token from the logits of a row of the last forward, [`SampleStep::row`].
     fn sample(&mut self, step: SampleStep<'_>) -> Result<(), DeviceError>;
 
     /// Starts computing what a row of the last forward (row 0 for [`Rows::Last`]) says of `token`, and the `top` likeliest tokens: few

@@ -256,6 +256,8 @@ impl CpuDevice {
             .collect();
         let capacity = Capacity {
             step_tokens_max: STEP_TOKENS_MAX,
+            // However tokens are cut into steps: one order of summation for all.
+            exact_tokens_max: STEP_TOKENS_MAX,
             pages,
             vocab: plan.n_vocab,
         };
@@ -309,15 +311,15 @@ impl CpuDevice {
     }
 
     /// Where a row lies in the logits buffer.
-    fn row_of_logits(&self, row: Option<usize>) -> Result<std::ops::Range<usize>, DeviceError> {
+    fn row_of_logits(&self, row: usize) -> Result<std::ops::Range<usize>, DeviceError> {
         let rows = self.rows_of_logits();
         let vocab = self.capacity.vocab;
-        match row.filter(|row| *row < rows) {
-            Some(row) => Ok(row * vocab..(row + 1) * vocab),
-            None => Err(DeviceError::Step(format!(
-                "there are no such logits: the last step asked for none or did not finish, or it has only {rows} rows of them"
-            ))),
+        if row < rows {
+            return Ok(row * vocab..(row + 1) * vocab);
         }
+        Err(DeviceError::Step(format!(
+            "there are no such logits: the last step asked for none or did not finish, or it has only {rows} rows of them"
+        )))
     }
 }
 
@@ -414,7 +416,7 @@ impl Device for CpuDevice {
     }
 
     fn sample(&mut self, step: SampleStep<'_>) -> Result<(), DeviceError> {
-        let range = self.row_of_logits(self.rows_of_logits().checked_sub(1))?;
+        let range = self.row_of_logits(step.row)?;
         let logits = &self.bufs[Buf::Logits as usize][range];
         let sampled = self
             .sampler
@@ -425,7 +427,7 @@ impl Device for CpuDevice {
     }
 
     fn score(&mut self, row: usize, token: u32, top: usize) -> Result<(), DeviceError> {
-        let logits = &self.bufs[Buf::Logits as usize][self.row_of_logits(Some(row))?];
+        let logits = &self.bufs[Buf::Logits as usize][self.row_of_logits(row)?];
         let scored =
             sampling::score(logits, token, top).map_err(|e| DeviceError::Step(e.to_string()))?;
         self.job = Job::Done(Output::Scored(scored));
