@@ -225,8 +225,14 @@ mod tests {
 
     #[test]
     fn what_followed_the_last_place_is_proposed_and_three_tokens_count_before_two() {
-        assert_eq!(proposed(&[1, 2, 3, 4, 5, 6, 7, 1, 2, 3], 9), [3, 4, 5, 6, 7]);
-        assert_eq!(proposed(&[2, 3, 8, 8, 1, 2, 3, 4, 9, 2, 3, 5, 1, 2, 3], 1), [3, 4]);
+        assert_eq!(
+            proposed(&[1, 2, 3, 4, 5, 6, 7, 1, 2, 3], 9),
+            [3, 4, 5, 6, 7]
+        );
+        assert_eq!(
+            proposed(&[2, 3, 8, 8, 1, 2, 3, 4, 9, 2, 3, 5, 1, 2, 3], 1),
+            [3, 4]
+        );
         assert_eq!(proposed(&[2, 3, 8, 8, 9, 2, 3], 2), [3, 8, 8]);
         assert!(proposed(&[1, 2, 3, 4, 5], 9).is_empty());
         assert!(proposed(&[1, 2, 1, 2], 0).is_empty());
@@ -252,7 +258,10 @@ mod tests {
         let mut drafter = Drafter::new(Pace::Adaptive, prompt, text.len());
         let (mut at, mut steps, mut cost) = (prompt, 0, 0.0);
         while at < text.len() {
-            let more = drafter.propose(&text[..at], text.len() - at - 1).len().saturating_sub(1);
+            let more = drafter
+                .propose(&text[..at], text.len() - at - 1)
+                .len()
+                .saturating_sub(1);
             steps += 1;
             cost += 1.0 + more as f64 * PROPOSED as f64 / STEP as f64;
             at += 1;
@@ -272,7 +281,10 @@ mod tests {
         }
         let (_, cost) = accompany(&text, 100);
         let tokens = (text.len() - 100) as f64;
-        assert!(cost > tokens && cost <= 1.03 * tokens, "{cost} for {tokens}");
+        assert!(
+            cost > tokens && cost <= 1.03 * tokens,
+            "{cost} for {tokens}"
+        );
     }
 
     #[test]

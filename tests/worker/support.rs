@@ -185,7 +185,8 @@ impl Device for ScriptedDevice {
             script.flight.is_none(),
             "one piece of work is under way at a time"
         );
-        let (pages, tokens, position, rows) = script.forwards.last().expect("a step before its token");
+        let (pages, tokens, position, rows) =
+            script.forwards.last().expect("a step before its token");
         let seen = match rows {
             Rows::None => panic!("a token of a step without logits"),
             Rows::Last => position + tokens.len() + step.row,
