@@ -18,3 +18,4 @@ pub mod pipe;
 pub mod progress;
 pub mod restart;
 pub mod talk;
+pub mod trace;

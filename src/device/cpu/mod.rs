@@ -13,6 +13,7 @@ pub mod naive;
 pub mod program;
 mod rope;
 mod run;
+mod trace;
 
 use std::time::Instant;
 
@@ -22,8 +23,8 @@ use self::isa::Isa;
 use self::kernels::{Kernels, padded};
 use self::program::{BUFS, Buf, Program, Stage};
 use super::{
-    Capacity, Device, DeviceError, LoadProgress, Memory, Output, PAGE_TOKENS, PageId, Rows, Step,
-    check_pages, page_range,
+    Capacity, Device, DeviceError, LoadProgress, Memory, Output, PAGE_TOKENS, PageId, Rows, Shown,
+    Step, check_pages, page_range,
 };
 use crate::model::plan::{Plan, Shape, TensorId};
 use crate::model::weights::Weights;
@@ -213,6 +214,17 @@ fn queries_a_kv_head(plan: &Plan, q_stride: usize) -> usize {
     groups.max().unwrap_or(1)
 }
 
+/// What steps may be.
+fn capacity(pages: usize, vocab: usize) -> Capacity {
+    Capacity {
+        step_tokens_max: STEP_TOKENS_MAX,
+        // However tokens are cut into steps, there is one order of summation.
+        exact_tokens_max: STEP_TOKENS_MAX,
+        pages,
+        vocab,
+    }
+}
+
 /// Bytes that [`PAGE_TOKENS`] positions take in all layers of a model.
 pub fn page_bytes(plan: &Plan, kv: KvType) -> usize {
     let element = match kv {
@@ -254,13 +266,7 @@ impl CpuDevice {
             .iter()
             .map(|r| rope::Angles::new(r, &vectors, STEP_TOKENS_MAX))
             .collect();
-        let capacity = Capacity {
-            step_tokens_max: STEP_TOKENS_MAX,
-            // However tokens are cut into steps: one order of summation for all.
-            exact_tokens_max: STEP_TOKENS_MAX,
-            pages,
-            vocab: plan.n_vocab,
-        };
+        let capacity = capacity(pages, plan.n_vocab);
         let group = queries_a_kv_head(&plan, strides[Buf::Q as usize]);
         Ok(Self {
             expanded: zeroed(EXPANDED_MAX.max(8 * widest), "expanded weights")?,
@@ -452,6 +458,14 @@ impl Device for CpuDevice {
 
     fn abort(&mut self) {
         self.job = Job::Idle;
+    }
+
+    fn trace(
+        &mut self,
+        step: Step<'_>,
+        show: &mut dyn FnMut(Shown<'_>),
+    ) -> Result<(), DeviceError> {
+        trace::trace(self, step, show)
     }
 
     fn read_logits(&mut self, row: usize, out: &mut [f32]) {
