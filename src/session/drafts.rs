@@ -64,7 +64,7 @@ impl Table {
                 .wrapping_mul(0x9e37_79b9_7f4a_7c15)
                 .rotate_left(29)
         };
-        let hash = sequence.iter().fold(0x51_7c_c1b7_2722_0a95, mix);
+        let hash = sequence.iter().fold(0x517c_c1b7_2722_0a95, mix);
         // There are at most 2^20 places, a power of two.
         (hash as usize) & (self.places.len() - 1)
     }
