@@ -9,8 +9,8 @@
 
 struct Rope {
     const Step *step;
-    float *q;
-    const float *k, *v;
+    float *q, *k;
+    const float *v;
     u8 *pool;
     uint64_t page_elements, layer_offset;  // in elements
     const float *q_norm, *k_norm;          // (head_dim) weights of a norm a head, or null
@@ -26,6 +26,7 @@ struct Rope {
 __device__ __forceinline__ void store(__half *to, float v) { *to = __float2half_rn(v); }
 __device__ __forceinline__ void store(float *to, float v) { *to = v; }
 
+// Keys are written back too, for traces.
 template <class E>
 __device__ __forceinline__ void rope_append(const Rope &a) {
     let_next_start();
@@ -61,11 +62,11 @@ __device__ __forceinline__ void rope_append(const Rope &a) {
         }
         __syncthreads();
     }
-    if (is_q) {
-        float *to = a.q + (size_t)t * a.q_stride + h * a.head_dim;
+    if (is_q || is_k) {
+        float *to = (is_q ? a.q + (size_t)t * a.q_stride : a.k + (size_t)t * a.kv_stride) + h * a.head_dim;
         for (uint32_t i = threadIdx.x; i < a.head_dim; i += blockDim.x) to[i] = head[i];
-        return;
     }
+    if (is_q) return;
     E *page = (E *)a.pool + a.step->pages[position / PAGE] * a.page_elements + a.layer_offset + (size_t)h * 2 * a.wide * PAGE;
     const uint32_t slot = position % PAGE;
     for (uint32_t i = threadIdx.x; i < a.wide; i += blockDim.x) {

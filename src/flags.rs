@@ -103,6 +103,14 @@ pub struct Flags {
     #[arg(long, conflicts_with = "print_schema")]
     pub print_plan: bool,
 
+    /// Print what every operation gives at every position of this text, as lines of JSON for `orcd trace compare`, and exit
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["prompt", "input", "check", "print_plan", "print_schema"])]
+    pub trace: Option<String>,
+
+    /// The same for token ids, separated by commas
+    #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with_all = ["trace", "prompt", "input", "check", "print_plan", "print_schema"])]
+    pub trace_ids: Vec<u32>,
+
     /// Print the JSON Schema of the protocol, and exit
     #[arg(long)]
     pub print_schema: bool,
@@ -186,6 +194,8 @@ impl Flags {
             (self.tokenizer.is_some(), "--tokenizer"),
             (self.check, "--check"),
             (self.print_plan, "--print-plan"),
+            (self.trace.is_some(), "--trace"),
+            (!self.trace_ids.is_empty(), "--trace-ids"),
         ];
         match senseless.iter().find(|(given, _)| fake && *given) {
             None => Ok(()),

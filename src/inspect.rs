@@ -1,10 +1,14 @@
-//! What the process tells instead of running: `--check`, `--print-plan`, `--print-schema`.
+//! What the process tells instead of running: `--check`, `--print-plan`, `--print-schema`, `--trace`.
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use worker_orcd::io;
-use worker_orcd::load::{Checked, FileLoad, HAS_CUDA, LoadError, no_card};
+use worker_orcd::limits;
+use worker_orcd::load::{Checked, FileLoad, HAS_CUDA, Load, LoadError, LoadStep, Loaded, no_card};
+use worker_orcd::text::{AddSpecial, ParseSpecial};
+use worker_orcd::trace::{self, Traced};
 use worker_orcd::worker::load_error;
 use worker_orcd_protocol::{Exit, schema};
 
@@ -27,20 +31,64 @@ pub fn inspect(flags: &Flags) -> Option<Exit> {
             Ok(facts) => (pretty(&facts), Exit::Done),
             Err(error) => refused(&error, flags),
         },
+        Some(load) if flags.trace.is_some() || !flags.trace_ids.is_empty() => {
+            match trace(load, flags) {
+                Ok(lines) => (lines, Exit::Done),
+                Err(Untraced::Load(error)) => refused(&error, flags),
+                Err(Untraced::Trace(reason)) => {
+                    eprintln!("worker-orcd: {reason}");
+                    return Some(Exit::Usage);
+                }
+            }
+        }
         Some(_) | None => return None,
     };
     Some(io::print(&text).map_or(Exit::PipeLost, |()| exit))
 }
 
+/// Why there is no trace.
+enum Untraced {
+    /// There is no model either.
+    Load(LoadError),
+    /// The reason, as a sentence.
+    Trace(String),
+}
+
+/// Loads the model and traces what the flags ask for; a text as `generate` would take it.
+fn trace(mut load: FileLoad, flags: &Flags) -> Result<String, Untraced> {
+    check_device(flags).map_err(Untraced::Load)?;
+    let op_names = load.plan().map_err(Untraced::Load)?.op_names();
+    let mut loaded = load_all(&mut load).map_err(Untraced::Load)?;
+    let say = |error: &dyn std::fmt::Display| Untraced::Trace(error.to_string());
+    let tokens = match &flags.trace {
+        Some(text) => loaded
+            .tokenizer
+            .encode(text, AddSpecial::Yes, ParseSpecial::Yes)
+            .map_err(|error| say(&error))?,
+        None => flags.trace_ids.clone(),
+    };
+    let traced = Traced {
+        model: &loaded.model.name,
+        device: &loaded.model.device,
+        op_names: &op_names,
+        tokens: &tokens,
+    };
+    let lines = trace::record(&mut *loaded.device, traced).map_err(|error| say(&error))?;
+    String::from_utf8(lines).map_err(|error| say(&error))
+}
+
+fn load_all(load: &mut FileLoad) -> Result<Box<Loaded>, LoadError> {
+    loop {
+        let now = Instant::now();
+        if let LoadStep::Ready(loaded) = load.step(now, now + limits::SLICE)? {
+            return Ok(loaded);
+        }
+    }
+}
+
 /// Checks all that a load would check, without reading the weights.
 fn check(load: &FileLoad, flags: &Flags) -> Result<Value, LoadError> {
-    match flags.device {
-        None | Some(DeviceChoice::Cpu) => {}
-        Some(DeviceChoice::Cuda(number)) if !HAS_CUDA => {
-            return Err(LoadError::NoDevice(no_card(number)));
-        }
-        Some(DeviceChoice::Cuda(_)) => {}
-    }
+    check_device(flags)?;
     let checked = load.check()?;
     let (model, memory) = (&checked.loaded.model, checked.loaded.device.memory());
     let types: Vec<Value> = checked
@@ -107,6 +155,15 @@ fn resident_bytes(checked: &Checked) -> Option<u64> {
     let memory = checked.loaded.device.memory();
     let files: u64 = checked.files.iter().map(|file| file.bytes).sum();
     Some(now + files + memory.kv_bytes + memory.scratch_bytes)
+}
+
+/// Whether the device is one that this build knows; the processor where none is named.
+fn check_device(flags: &Flags) -> Result<(), LoadError> {
+    match flags.device {
+        None | Some(DeviceChoice::Cpu) => Ok(()),
+        Some(DeviceChoice::Cuda(number)) if !HAS_CUDA => Err(LoadError::NoDevice(no_card(number))),
+        Some(DeviceChoice::Cuda(_)) => Ok(()),
+    }
 }
 
 /// The same error that `fatal` would carry.

@@ -17,4 +17,5 @@ pub mod sampling;
 pub mod session;
 pub mod state;
 pub mod text;
+pub mod trace;
 pub mod worker;

@@ -3,8 +3,10 @@
 //! Prefill and decode are the same thing here: tokens that the device has not seen yet are handed to it in chunks, and when
 //! it has seen them all, one more is drawn.
 
+mod drafts;
 mod stop;
 
+pub use drafts::{Drafter, Pace};
 pub use stop::StopMatcher;
 
 use crate::text::TextDecoder;

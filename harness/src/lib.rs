@@ -19,3 +19,4 @@ pub mod progress;
 pub mod restart;
 pub mod synth;
 pub mod talk;
+pub mod trace;

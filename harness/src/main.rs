@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use worker_orcd_harness::talk::{Interrupted, WorkerEnded};
-use worker_orcd_harness::{ask, bench, chat, conformance, fetch, golden, out, synth};
+use worker_orcd_harness::{ask, bench, chat, conformance, fetch, golden, out, synth, trace};
 
 /// Spawns worker-orcd the way an orchestrator does: one process, one model, a pipe on each side.
 #[derive(Debug, Parser)]
@@ -32,6 +32,9 @@ enum Command {
     Golden(golden::GoldenCommand),
     /// Hold any worker of this protocol against its promises (protocol/conformance)
     Conformance(conformance::ConformanceArgs),
+    /// Record what every operation of a model gives, and compare two such traces
+    #[command(subcommand)]
+    Trace(trace::TraceCommand),
     /// Measure the worker through its pipe
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -53,6 +56,7 @@ fn run(command: &Command) -> Result<()> {
         Command::Ask(args) => ask::run(args),
         Command::Golden(command) => golden::run(command),
         Command::Conformance(args) => conformance::run(args),
+        Command::Trace(command) => trace::run(command),
         Command::Bench(command) => bench::run(command),
         Command::Synth(args) => synth::run(args),
         Command::Fetch => out::print_line(&fetch::default_model()?.display().to_string()),

@@ -149,6 +149,9 @@ limits! {
     /// Alternatives for which `logprobs` and `prompt_logprobs` can ask.
     LOGPROBS_MAX: u32 = 20;
 
+    /// Tokens that `speculation` can ask to be proposed in a step.
+    SPECULATION_MAX: u32 = 32;
+
     /// Stop strings of a request.
     STOP_MAX: usize = 16;
 

@@ -259,6 +259,10 @@ pub struct GenerateParams {
     #[serde(skip_serializing_if = "is_false")]
     #[schemars(extend("default" = false))]
     pub ignore_eos: bool,
+    /// Guess tokens ahead, by what followed the last two or three tokens where they stood before in prompt or output, and check all of them in one step. Text that repeats its prompt comes faster, and not a token, log-probability or seed is another. `"auto"` guesses more where that pays and pauses where it does not; a number: so many tokens wherever something matches. `timings` tells how many were `drafted` and `accepted`.
+    #[serde(skip_serializing_if = "Speculation::is_off")]
+    #[schemars(extend("default" = "off"))]
+    pub speculation: Speculation,
     /// Report each token's log-probability and this many of the likeliest alternatives. Left out: none are reported; 0: the token's own alone. Always of the model's unmodified distribution.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = limits::LOGPROBS_MAX))]
@@ -319,6 +323,7 @@ impl Default for GenerateParams {
             stop: Vec::new(),
             stop_token_ids: Vec::new(),
             ignore_eos: false,
+            speculation: Speculation::OFF,
             logprobs: None,
             prompt_logprobs: None,
             return_token_ids: false,
@@ -481,6 +486,35 @@ pub enum ToolChoiceWord {
     Auto,
     /// One at least.
     Required,
+}
+
+/// How many tokens are guessed ahead: a word, or a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Speculation {
+    /// A word.
+    Word(SpeculationWord),
+    /// So many wherever something matches.
+    Tokens(#[schemars(range(min = 1, max = limits::SPECULATION_MAX))] u32),
+}
+
+impl Speculation {
+    /// None.
+    pub const OFF: Self = Self::Word(SpeculationWord::Off);
+
+    fn is_off(&self) -> bool {
+        *self == Self::OFF
+    }
+}
+
+/// Whether tokens are guessed ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SpeculationWord {
+    /// None are.
+    Off,
+    /// As many as pay.
+    Auto,
 }
 
 /// Whose turn it is.

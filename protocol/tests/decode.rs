@@ -213,7 +213,7 @@ fn every_field_of_generate_arrives() {
         "dry": {"multiplier": 0.5, "base": 2.0, "allowed_length": 3, "last_n": 0, "sequence_breakers": ["x"]},
         "logit_bias": {"17": -100.0, " a": false}, "stop_token_ids": [0, 5], "prompt_logprobs": 0, "return_token_ids": true,
         "seed": u64::MAX, "stop": ["\n", "é"], "ignore_eos": true, "logprobs": 20,
-        "timeout_ms": 1000, "return_progress": true, "cache_prompt": false,
+        "timeout_ms": 1000, "return_progress": true, "cache_prompt": false, "speculation": 32,
     });
     let Request::Generate(params) = accepted(&generate(all.clone())).request else {
         panic!()
@@ -403,7 +403,7 @@ fn fields_that_belong_to_another_input_are_refused_and_not_ignored() {
 
 #[test]
 fn fields_that_come_later_are_unknown() {
-    for field in ["grammar", "response_format", "speculation", "Prompt"] {
+    for field in ["grammar", "response_format", "Prompt"] {
         generate_faults(json!({"prompt": "a", field: 1}), &[(field, "unknown")]);
     }
 }

@@ -85,6 +85,7 @@ impl FakeDevice {
             options,
             capacity: Capacity {
                 step_tokens_max: STEP_TOKENS_MAX,
+                exact_tokens_max: STEP_TOKENS_MAX,
                 pages,
                 vocab,
             },
@@ -236,7 +237,7 @@ impl Device for FakeDevice {
     fn sample(&mut self, step: SampleStep<'_>) -> Result<(), DeviceError> {
         self.drawn += 1;
         self.fault()?;
-        if !self.compute_logits(self.states.len().wrapping_sub(1)) {
+        if !self.compute_logits(step.row) {
             return Err(DeviceError::Step("there are no logits to draw from".into()));
         }
         let sampled = self.sampler.sample(&self.logits, &step);

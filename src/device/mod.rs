@@ -32,7 +32,7 @@ pub enum Rows {
     None,
     /// The last row alone: what sampling needs.
     Last,
-    /// Every row, for teacher-forced scoring.
+    /// Every row, for teacher-forced scoring and for tokens that were only proposed.
     All,
 }
 
@@ -128,6 +128,8 @@ pub enum Output {
 pub struct Capacity {
     /// Most tokens that one step may hold.
     pub step_tokens_max: usize,
+    /// Most tokens of a step in which every row has the bits that it has in a step of its own: what speculation may use.
+    pub exact_tokens_max: usize,
     /// Pages in the KV pool.
     pub pages: usize,
     /// Entries in the vocabulary: logits a row.
@@ -176,6 +178,21 @@ pub enum DeviceError {
     Lost(String),
 }
 
+/// What an operation of the plan leaves for the tokens of a step; for traces.
+#[derive(Clone, Copy, Debug)]
+pub struct Shown<'a> {
+    /// The operation's place in the plan.
+    pub op: usize,
+    /// Which of its results, where it has several; else "".
+    pub part: &'static str,
+    /// Values of a token.
+    pub width: usize,
+    /// Distance between two tokens.
+    pub stride: usize,
+    /// (stride, tokens).
+    pub values: &'a [f32],
+}
+
 /// A backend that holds one model. One piece of work is under way at a time: `forward`, `sample` or `score` starts
 /// it, `poll` drives it until it is done, `abort` forgets it.
 pub trait Device {
@@ -185,7 +202,7 @@ pub trait Device {
     /// Starts a step. Its keys and values are written to its pages at `position..position + tokens.len()`.
     fn forward(&mut self, step: Step<'_>) -> Result<(), DeviceError>;
 
-    /// Starts drawing a token from the logits of the last row of the last forward.
+    /// Starts drawing a token from the logits of a row of the last forward, [`SampleStep::row`].
     fn sample(&mut self, step: SampleStep<'_>) -> Result<(), DeviceError>;
 
     /// Starts computing what a row of the last forward (row 0 for [`Rows::Last`]) says of `token`, and the `top` likeliest tokens: few
@@ -198,6 +215,19 @@ pub trait Device {
 
     /// Forgets the piece under way. Pages written by it hold unspecified values at the step's positions and nowhere else.
     fn abort(&mut self);
+
+    /// Runs a step at once, operation by operation, and shows what each one leaves. For traces, while nothing is under way: it takes as
+    /// long as it takes, and no step of a generation goes this way.
+    fn trace(
+        &mut self,
+        step: Step<'_>,
+        show: &mut dyn FnMut(Shown<'_>),
+    ) -> Result<(), DeviceError> {
+        let _ = (step, show);
+        Err(DeviceError::Step(
+            "this device does not show its operations; trace the model on --device cpu".into(),
+        ))
+    }
 
     /// Copies the logits of a row of the last forward (row 0 for [`Rows::Last`]). `out` holds [`Capacity::vocab`] values. For tests and traces.
     fn read_logits(&mut self, row: usize, out: &mut [f32]);

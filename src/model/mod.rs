@@ -4,6 +4,7 @@
 
 pub mod arch;
 pub mod lower;
+mod names;
 pub mod plan;
 pub mod spec;
 pub mod weights;

@@ -131,6 +131,8 @@ pub struct XtcParams {
 /// What a device needs to draw one token.
 #[derive(Clone, Copy, Debug)]
 pub struct SampleStep<'a> {
+    /// The row of the last forward whose logits are drawn from; 0 where it has the logits of its last token alone.
+    pub row: usize,
     /// How to draw.
     pub params: &'a SamplingParams,
     /// A number in [0, 1), a pure function of the request's seed and the token's index: [`uniform()`].
@@ -155,6 +157,7 @@ impl<'a> SampleStep<'a> {
     /// A step in which nothing is forbidden, biased or reported.
     pub fn new(params: &'a SamplingParams, uniform: f64, history: &'a [u32]) -> Self {
         Self {
+            row: 0,
             params,
             uniform,
             xtc_uniform: 0.0,

@@ -332,6 +332,9 @@ impl Worker {
         let before = run.session.tokens().last().copied();
         let kind = kind(&serving.tokenizer, sampled.token, before);
         let pushed = run.session.push(sampled.token, kind);
+        if pushed.finish.is_none() {
+            run.drawn(sampled.token);
+        }
         let logprob = job.params.logprobs.and(sampled.logprob);
         let top_logprobs = match job.params.logprobs {
             Some(wanted) if wanted > 0 => top_logprobs(&serving.tokenizer, &sampled.top),

@@ -16,7 +16,7 @@ use super::report::id_value;
 use super::run::{Cache, Flight, Run};
 use super::state::label;
 use crate::log::Level;
-use crate::session::Finish;
+use crate::session::{Drafter, Finish};
 
 impl Worker {
     /// Ends a `generate` that was taken out of `active`, wherever it stands.
@@ -176,8 +176,8 @@ impl Worker {
             predicted_per_second: run
                 .first_token
                 .map_or(0.0, |first| clock.per_second(after_first, first, now)),
-            drafted: 0,
-            accepted: 0,
+            drafted: run.drafter.as_ref().map_or(0, Drafter::drafted),
+            accepted: run.drafter.as_ref().map_or(0, Drafter::accepted),
         }
     }
 

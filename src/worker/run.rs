@@ -3,20 +3,21 @@
 use std::time::Instant;
 
 use worker_orcd_protocol::{
-    ErrorCode, ErrorDetails, ErrorObject, GenerateParams, TokenLogprob, TopLogprob, Usage,
+    ErrorCode, ErrorDetails, ErrorObject, GenerateParams, Speculation, SpeculationWord,
+    TokenLogprob, TopLogprob, Usage,
 };
 
 use super::controls::{Controls, sampling_params};
 use super::lifecycle::Serving;
 use super::prompt_scores::{PromptScores, Target};
 use super::queue::Job;
-use crate::device::{DeviceError, Output, PAGE_TOKENS, Rows, Step};
+use crate::device::{Capacity, DeviceError, Output, PAGE_TOKENS, Rows, Step};
 use crate::pages::{PageTable, pages_for};
 use crate::prefix::{PageCopy, Reused};
 use crate::sampling::{
     SampleStep, SamplingParams, TokenSet, TopLogprobs, uniform, uniform_for_xtc,
 };
-use crate::session::{Session, Then, TokenKind};
+use crate::session::{Chunk, Drafter, Pace, Session, Then, TokenKind};
 use crate::text::Tokenizer;
 
 /// A generation on the device.
@@ -30,6 +31,10 @@ pub(super) struct Run {
     pub(super) controls: Controls,
     /// Log-probabilities of the prompt, where they are wanted.
     pub(super) scores: Option<PromptScores>,
+    /// Proposes tokens, where that is wanted.
+    pub(super) drafter: Option<Drafter>,
+    /// The row of the last step from which the next token is drawn.
+    row: usize,
     pub(super) flight: Flight,
     pub(super) started: Instant,
     pub(super) prefilled: Option<Instant>,
@@ -51,7 +56,7 @@ pub(super) enum Cache {
 pub(super) enum Flight {
     /// Nothing.
     Idle,
-    /// A chunk of so many tokens.
+    /// A chunk of so many tokens; those that are only proposed do not count.
     Forward { tokens: usize, since: Instant },
     /// A token.
     Sample { since: Instant },
@@ -79,6 +84,8 @@ impl Run {
         session.reuse(reused.tokens);
         let mut pages = reused.pages;
         pages.reserve(pages_for(session.tokens_max()));
+        let drafter = pace(params.speculation)
+            .map(|pace| Drafter::new(pace, session.prompt_tokens(), session.tokens_max()));
         Self {
             session,
             pages,
@@ -87,6 +94,8 @@ impl Run {
             params: sampling_params(params),
             controls,
             scores: None,
+            drafter,
+            row: 0,
             flight: Flight::Idle,
             started: now,
             prefilled: None,
@@ -124,7 +133,17 @@ impl Run {
             Then::Continue => Rows::None,
             Then::Sample => Rows::Last,
         };
-        let (tokens, position) = (chunk.tokens, chunk.position);
+        let (position, known) = (chunk.position, chunk.tokens.len());
+        let proposal = propose(&mut self.drafter, &self.session, &chunk, &device.capacity());
+        let (tokens, rows) = match proposal {
+            [] => (chunk.tokens, rows),
+            proposal => (proposal, Rows::All),
+        };
+        // Behind the last token that is certain; what is proposed comes after that.
+        self.row = match rows {
+            Rows::All => known - 1,
+            Rows::None | Rows::Last => 0,
+        };
         serving
             .prefixes
             .grow(&mut serving.pool, &mut self.pages, position + tokens.len())
@@ -137,10 +156,19 @@ impl Run {
             rows,
         })?;
         self.flight = Flight::Forward {
-            tokens: tokens.len(),
+            tokens: known,
             since: now,
         };
         Ok(())
+    }
+
+    /// Notes that a token was drawn after which the generation goes on. Where it was foreseen, the device has seen it.
+    pub(super) fn drawn(&mut self, token: u32) {
+        let drafter = self.drafter.as_mut();
+        if drafter.is_some_and(|drafter| drafter.foresaw(token)) {
+            self.session.advance(1);
+            self.row += 1;
+        }
     }
 
     /// What the device needs for the next token.
@@ -148,6 +176,7 @@ impl Run {
         let drawn = self.session.completion_tokens();
         let too_early = drawn < job.params.min_tokens as usize;
         SampleStep {
+            row: self.row,
             params: &self.params,
             uniform: uniform(job.seed, drawn as u64),
             xtc_uniform: uniform_for_xtc(job.seed, drawn as u64),
@@ -241,6 +270,35 @@ pub(super) fn reuse(
             serving.pool.give_back(reused.pages);
             Err(error)
         }
+    }
+}
+
+fn pace(speculation: Speculation) -> Option<Pace> {
+    match speculation {
+        Speculation::Word(SpeculationWord::Off) => None,
+        Speculation::Word(SpeculationWord::Auto) => Some(Pace::Adaptive),
+        Speculation::Tokens(tokens) => Some(Pace::Fixed(tokens as usize)),
+    }
+}
+
+/// The next step with tokens that may follow, where the chunk is a token that was just drawn; nothing where it goes alone. Every
+/// proposed token is drawn like any other: whoever knows that one cannot come saves time by ending the list before it.
+fn propose<'a>(
+    drafter: &'a mut Option<Drafter>,
+    session: &Session,
+    chunk: &Chunk<'_>,
+    capacity: &Capacity,
+) -> &'a [u32] {
+    let is_drawn = chunk.position >= session.prompt_tokens() && chunk.tokens.len() == 1;
+    match drafter {
+        Some(drafter) if is_drawn => {
+            // What is drawn after the last proposed token has to have a place too.
+            let left = session.tokens_max() - session.tokens().len();
+            let step = capacity.exact_tokens_max.min(capacity.step_tokens_max);
+            let room = left.min(step).saturating_sub(1);
+            drafter.propose(session.tokens(), room)
+        }
+        Some(_) | None => &[],
     }
 }
 

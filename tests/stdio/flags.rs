@@ -71,6 +71,35 @@ fn the_schema_needs_no_model() {
 }
 
 #[test]
+fn a_trace_is_of_the_text_or_the_ids_and_needs_a_model_that_can_be_looked_into() {
+    let (code, text) = output(&["--model", "fake:", "--trace", "hello"]);
+    assert_eq!((code, text.as_str()), (Some(2), ""));
+    let (code, text) = output(&["--model", "/nowhere/model.gguf", "--trace-ids", "1,2"]);
+    assert_eq!(code, Some(66));
+    assert_eq!(lines_of_one(&text)["loads"], false);
+    let Some(model) = model() else {
+        return;
+    };
+    let model = model.to_str().expect("a path").to_owned();
+    let trace = |flag: &str, value: &str| {
+        let (code, text) = output(&["--model", &model, "--ctx", "256", flag, value]);
+        assert_eq!(code, Some(0));
+        lines(&text)
+    };
+    let by_ids = trace("--trace-ids", "504,3575");
+    assert_eq!(by_ids[0]["tokens"], json!([504, 3575]));
+    assert_eq!(by_ids.last().expect("a line")["op"], "head");
+    assert_eq!(by_ids, trace("--trace", "The capital"));
+    let (code, text) = output(&["--model", &model, "--ctx", "256", "--trace-ids", "99999999"]);
+    assert_eq!((code, text.as_str()), (Some(2), ""));
+}
+
+/// What was printed as one value over several lines.
+fn lines_of_one(text: &str) -> Value {
+    serde_json::from_str(text).expect("JSON")
+}
+
+#[test]
 fn a_file_that_does_not_load_is_told_with_the_code_that_a_load_would_end_with() {
     let mut file = tempfile::NamedTempFile::new().expect("a file");
     file.write_all(b"GGUF but not really").expect("written");

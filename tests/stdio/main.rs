@@ -14,5 +14,6 @@ mod parent;
 mod purity;
 mod sampling;
 mod signals;
+mod speculation;
 mod support;
 mod terminal;

@@ -68,12 +68,20 @@ const FLOORS: &[Floor] = &[
         ],
         never: BACKENDS,
     },
+    // It asks any device what its operations give, and writes that down.
+    floor("trace", &["device"]),
     // It reads and writes bytes for whoever asks; of the worker it knows the names of the signals that it hands over.
     floor("io", &["limits", "worker::Signal"]),
     floor("main", EVERYTHING),
     floor("flags", EVERYTHING),
     floor("process", EVERYTHING),
-    floor("inspect", EVERYTHING),
+    // It asks for a trace of a text, which has to become tokens first.
+    floor(
+        "inspect",
+        &[
+            PROTOCOL, "io", "limits", "load", "worker", "flags", "text", "trace",
+        ],
+    ),
 ];
 
 const BACKENDS: &[&str] = &["device::cpu", "device::cuda", "device::fake"];

@@ -6,4 +6,5 @@ mod generate;
 mod queue;
 mod requests;
 mod simulation;
+mod speculation;
 mod support;

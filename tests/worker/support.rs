@@ -94,12 +94,11 @@ impl Kv {
         bytemuck::cast_slice_mut(self.cells.entry(page).or_insert([u32::MAX; PAGE_TOKENS]))
     }
 
-    /// Whether the pages hold this sequence and nothing beyond it.
+    /// Whether the pages hold this sequence; beyond it there may be tokens that were proposed.
     fn assert_holds(&self, pages: &[PageId], sequence: &[u32]) {
-        assert_eq!(
-            self.filled,
-            sequence.len(),
-            "what the pages hold has another length"
+        assert!(
+            self.filled >= sequence.len(),
+            "the pages hold less than the sequence"
         );
         for (page, tokens) in pages.iter().zip(sequence.chunks(PAGE_TOKENS)) {
             assert_eq!(
@@ -186,7 +185,14 @@ impl Device for ScriptedDevice {
             script.flight.is_none(),
             "one piece of work is under way at a time"
         );
-        let pages = script.forwards.last().map_or(&[][..], |forward| &forward.0);
+        let (pages, tokens, position, rows) =
+            script.forwards.last().expect("a step before its token");
+        let seen = match rows {
+            Rows::None => panic!("a token of a step without logits"),
+            Rows::Last => position + tokens.len() + step.row,
+            Rows::All => position + step.row + 1,
+        };
+        assert_eq!(seen, step.history.len(), "the row is of another place");
         script.kv.assert_holds(pages, step.history);
         let token = script.tokens.pop_front().unwrap_or(u32::from(b'a'));
         let top = top(step.logprobs.unwrap_or(0));
@@ -294,6 +300,7 @@ impl Device for ScriptedDevice {
     fn capacity(&self) -> Capacity {
         Capacity {
             step_tokens_max: STEP_TOKENS_MAX,
+            exact_tokens_max: STEP_TOKENS_MAX,
             pages: self.pages,
             vocab: VOCAB,
         }

@@ -53,6 +53,7 @@ transcripts![
     "logit_bias",
     "stop_token",
     "min_tokens",
+    "speculation",
     "context_full",
     "context_overflow",
     "timeout",

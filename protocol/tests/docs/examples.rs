@@ -361,6 +361,7 @@ fn sampling_fields() -> GenerateParams {
         stop: vec!["\n\n".into(), "User:".into()],
         stop_token_ids: vec![28],
         ignore_eos: true,
+        speculation: Speculation::Word(SpeculationWord::Auto),
         logprobs: Some(1),
         prompt_logprobs: Some(0),
         return_token_ids: true,

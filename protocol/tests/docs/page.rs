@@ -282,14 +282,17 @@ impl Page<'_> {
     /// Tables of all types that have no place of their own.
     fn types(&self, shown: &BTreeSet<&str>) -> String {
         let elsewhere = [
-            "InputLine",
-            "OutputLine",
-            "Id",
+            "Arguments",
             "Content",
             "ErrorCode",
+            "Id",
+            "InputLine",
             "LogitBias",
             "NoParams",
+            "OutputLine",
+            "Speculation",
             "StopReason",
+            "ToolChoice",
         ];
         let mut text = String::new();
         for (name, definition) in self.definitions {

@@ -15,6 +15,7 @@ pub mod naive;
 pub mod program;
 mod rope;
 mod run;
+mod trace;
 
 use std::time::Instant;
 
@@ -26,8 +27,8 @@ use self::moe::Routing;
 use self::program::{BUFS, Buf, Program};
 pub use super::KvType;
 use super::{
-    Capacity, Device, DeviceError, LoadProgress, Memory, Output, PAGE_TOKENS, PageId, Rows, Step,
-    check_pages, page_range,
+    Capacity, Device, DeviceError, LoadProgress, Memory, Output, PAGE_TOKENS, PageId, Rows, Shown,
+    Step, check_pages, page_range,
 };
 use crate::model::plan::{Op, Plan, Shape, TensorId};
 use crate::model::weights::Weights;
@@ -211,6 +212,17 @@ fn queries_a_kv_head(plan: &Plan, q_stride: usize) -> usize {
     groups.max().unwrap_or(1)
 }
 
+/// What steps may be.
+fn capacity(pages: usize, vocab: usize) -> Capacity {
+    Capacity {
+        step_tokens_max: STEP_TOKENS_MAX,
+        // However tokens are cut into steps, there is one order of summation.
+        exact_tokens_max: STEP_TOKENS_MAX,
+        pages,
+        vocab,
+    }
+}
+
 /// Bytes that [`PAGE_TOKENS`] positions take in all layers of a model.
 pub fn page_bytes(plan: &Plan, kv: KvType) -> usize {
     let element = match kv {
@@ -250,11 +262,7 @@ impl CpuDevice {
             .iter()
             .map(|r| rope::Angles::new(r, &vectors, STEP_TOKENS_MAX))
             .collect();
-        let capacity = Capacity {
-            step_tokens_max: STEP_TOKENS_MAX,
-            pages,
-            vocab: plan.n_vocab,
-        };
+        let capacity = capacity(pages, plan.n_vocab);
         let group = queries_a_kv_head(&plan, strides[Buf::Q as usize]);
         Ok(Self {
             expanded: zeroed(EXPANDED_MAX.max(8 * widest), "expanded weights")?,
@@ -307,15 +315,15 @@ impl CpuDevice {
     }
 
     /// Where a row lies in the logits buffer.
-    fn row_of_logits(&self, row: Option<usize>) -> Result<std::ops::Range<usize>, DeviceError> {
+    fn row_of_logits(&self, row: usize) -> Result<std::ops::Range<usize>, DeviceError> {
         let rows = self.rows_of_logits();
         let vocab = self.capacity.vocab;
-        match row.filter(|row| *row < rows) {
-            Some(row) => Ok(row * vocab..(row + 1) * vocab),
-            None => Err(DeviceError::Step(format!(
-                "there are no such logits: the last step asked for none or did not finish, or it has only {rows} rows of them"
-            ))),
+        if row < rows {
+            return Ok(row * vocab..(row + 1) * vocab);
         }
+        Err(DeviceError::Step(format!(
+            "there are no such logits: the last step asked for none or did not finish, or it has only {rows} rows of them"
+        )))
     }
 }
 
@@ -423,7 +431,7 @@ impl Device for CpuDevice {
     }
 
     fn sample(&mut self, step: SampleStep<'_>) -> Result<(), DeviceError> {
-        let range = self.row_of_logits(self.rows_of_logits().checked_sub(1))?;
+        let range = self.row_of_logits(step.row)?;
         let logits = &self.bufs[Buf::Logits as usize][range];
         let sampled = self
             .sampler
@@ -434,7 +442,7 @@ impl Device for CpuDevice {
     }
 
     fn score(&mut self, row: usize, token: u32, top: usize) -> Result<(), DeviceError> {
-        let logits = &self.bufs[Buf::Logits as usize][self.row_of_logits(Some(row))?];
+        let logits = &self.bufs[Buf::Logits as usize][self.row_of_logits(row)?];
         let scored =
             sampling::score(logits, token, top).map_err(|e| DeviceError::Step(e.to_string()))?;
         self.job = Job::Done(Output::Scored(scored));
@@ -459,6 +467,14 @@ impl Device for CpuDevice {
 
     fn abort(&mut self) {
         self.job = Job::Idle;
+    }
+
+    fn trace(
+        &mut self,
+        step: Step<'_>,
+        show: &mut dyn FnMut(Shown<'_>),
+    ) -> Result<(), DeviceError> {
+        trace::trace(self, step, show)
     }
 
     fn read_logits(&mut self, row: usize, out: &mut [f32]) {

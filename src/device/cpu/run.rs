@@ -33,6 +33,14 @@ impl CpuDevice {
         }
     }
 
+    /// Runs a whole stage of the step.
+    pub(super) fn run_stage(&mut self, stage: usize) {
+        let stage = self.program.stages[stage];
+        for tile in 0..self.tiles(&stage) {
+            self.run_tile(&stage, tile);
+        }
+    }
+
     /// First token and number of tokens that a stage works on.
     fn span(&self, of: Of) -> (usize, usize) {
         let n = self.current.tokens.len();

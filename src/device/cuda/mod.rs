@@ -14,6 +14,7 @@ mod load;
 mod ops;
 mod project;
 mod sizes;
+mod trace;
 
 use std::time::{Duration, Instant};
 
@@ -30,7 +31,7 @@ pub use self::sizes::page_bytes;
 use self::sizes::{Area, Sizes};
 use super::{
     Capacity, Card, Device, DeviceError, KvType, LoadProgress, Memory, Output, PAGE_TOKENS, PageId,
-    Rows, Step, check_pages, page_range,
+    Rows, Shown, Step, check_pages, page_range,
 };
 use crate::model::plan::Plan;
 use crate::model::weights::Weights;
@@ -156,6 +157,7 @@ impl CudaDevice {
         let layouts = sizes::layouts(&plan, &weights);
         let capacity = Capacity {
             step_tokens_max: STEP_TOKENS_MAX,
+            exact_tokens_max: ROWS_MAX,
             pages: sizes.pages,
             vocab: plan.n_vocab,
         };
@@ -278,8 +280,25 @@ impl CudaDevice {
         }
     }
 
+    /// What a step leaves.
+    fn logits_after(&self, tokens: usize, rows: Rows) -> Logits {
+        match rows {
+            Rows::None => Logits::Stale,
+            Rows::Last => Logits::Last,
+            Rows::All if tokens <= ROWS_MAX => Logits::All {
+                rows: tokens,
+                first: 0,
+            },
+            // computed when they are asked for
+            Rows::All => Logits::All {
+                rows: tokens,
+                first: usize::MAX,
+            },
+        }
+    }
+
     /// Where a row's logits lie in device memory, after computing them where that was put off.
-    fn logits_at(&mut self, row: Option<usize>) -> Result<usize, DeviceError> {
+    fn logits_at(&mut self, row: usize) -> Result<usize, DeviceError> {
         let vocab_bytes = self.capacity.vocab * size_of::<f32>();
         let base = self.sizes.offset(Area::Logits);
         let rows = match self.logits {
@@ -287,7 +306,6 @@ impl CudaDevice {
             Logits::Last => 1,
             Logits::All { rows, .. } => rows,
         };
-        let row = row.unwrap_or(rows.wrapping_sub(1));
         if row >= rows {
             return Err(DeviceError::Step(format!(
                 "there are no such logits: the last step asked for none or did not finish, or it has only {rows} rows of them"
@@ -310,7 +328,7 @@ impl CudaDevice {
     }
 
     /// Copies a row of logits to the host.
-    fn fetch_row(&mut self, row: Option<usize>) -> Result<(), DeviceError> {
+    fn fetch_row(&mut self, row: usize) -> Result<(), DeviceError> {
         let at = self.logits_at(row)?;
         let bytes = self.capacity.vocab * size_of::<f32>();
         self.staging
@@ -322,8 +340,8 @@ impl CudaDevice {
     }
 
     /// The likeliest token, found on the card; `None` where a logit is no number: the host then says which.
-    fn likeliest(&mut self) -> Result<Option<u32>, DeviceError> {
-        let at = self.logits_at(None)?;
+    fn likeliest(&mut self, row: usize) -> Result<Option<u32>, DeviceError> {
+        let at = self.logits_at(row)?;
         let base = self.scratch.at();
         let parts = base + self.sizes.offset(Area::Choose) as u64;
         let chosen_at = self.sizes.offset(Area::Chosen);
@@ -401,7 +419,7 @@ impl Device for CudaDevice {
 
     fn sample(&mut self, step: SampleStep<'_>) -> Result<(), DeviceError> {
         let chosen = if is_plainly_greedy(&step) {
-            self.likeliest()?
+            self.likeliest(step.row)?
         } else {
             None
         };
@@ -412,7 +430,7 @@ impl Device for CudaDevice {
                 top: TopLogprobs::default(),
             },
             None => {
-                self.fetch_row(None)?;
+                self.fetch_row(step.row)?;
                 self.sampler
                     .sample(&self.row, &step)
                     .map_err(|e| DeviceError::Step(e.to_string()))?
@@ -423,7 +441,7 @@ impl Device for CudaDevice {
     }
 
     fn score(&mut self, row: usize, token: u32, top: usize) -> Result<(), DeviceError> {
-        self.fetch_row(Some(row))?;
+        self.fetch_row(row)?;
         let scored =
             sampling::score(&self.row, token, top).map_err(|e| DeviceError::Step(e.to_string()))?;
         self.job = Job::Done(Output::Scored(scored));
@@ -439,18 +457,7 @@ impl Device for CudaDevice {
                     self.job = Job::Forward(flight);
                     return Ok(None);
                 }
-                self.logits = match flight.rows {
-                    Rows::None => Logits::Stale,
-                    Rows::Last => Logits::Last,
-                    Rows::All if flight.tokens <= ROWS_MAX => Logits::All {
-                        rows: flight.tokens,
-                        first: 0,
-                    },
-                    Rows::All => Logits::All {
-                        rows: flight.tokens,
-                        first: usize::MAX,
-                    },
-                };
+                self.logits = self.logits_after(flight.tokens, flight.rows);
                 Ok(Some(Output::Forwarded))
             }
         }
@@ -460,8 +467,16 @@ impl Device for CudaDevice {
         self.job = Job::Idle;
     }
 
+    fn trace(
+        &mut self,
+        step: Step<'_>,
+        show: &mut dyn FnMut(Shown<'_>),
+    ) -> Result<(), DeviceError> {
+        self.trace_step(step, show)
+    }
+
     fn read_logits(&mut self, row: usize, out: &mut [f32]) {
-        match self.fetch_row(Some(row)) {
+        match self.fetch_row(row) {
             Ok(()) => out.copy_from_slice(&self.row),
             Err(_) => out.fill(f32::NAN),
         }

@@ -104,7 +104,7 @@ impl CudaDevice {
         }
     }
 
-    fn run_op(&self, op: usize, n: usize, rows: Rows) -> Result<(), DriverError> {
+    pub(super) fn run_op(&self, op: usize, n: usize, rows: Rows) -> Result<(), DriverError> {
         match &self.plan.ops[op] {
             Op::Embed {
                 table,

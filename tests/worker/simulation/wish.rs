@@ -178,6 +178,10 @@ impl Wish {
         if dice.one_in(8) {
             field("cache_prompt", "false".into());
         }
+        // What is guessed changes nothing that a client is told.
+        if let Some(guess) = dice.seldom(2, |d| d.pick(&[r#""auto""#, "1", "3", "32"])) {
+            field("speculation", guess.into());
+        }
         if !self.stop.is_empty() {
             field("stop", serde_json::to_string(&self.stop).expect("strings"));
         }
