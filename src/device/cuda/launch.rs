@@ -31,12 +31,12 @@ pub const ATTEND_MANY_WIDTHS: [usize; 4] = [64, 96, 128, 256];
 
 macro_rules! images {
     ($($name:literal),*) => {
-        [$(include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".fatbin")).as_slice()),*]
+        [$(($name, include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".fatbin")).as_slice())),*]
     };
 }
 
-/// The fat binaries that the build made.
-static IMAGES: [&[u8]; 10] = images!(
+/// The fat binaries that the build made, by the names of their sources.
+static IMAGES: [(&str, &[u8]); 10] = images!(
     "attend",
     "attend_many",
     "choose",
@@ -48,6 +48,19 @@ static IMAGES: [&[u8]; 10] = images!(
     "rope",
     "split"
 );
+
+/// The source that a kernel is in: the one that begins its name, but for a few.
+fn image_of(kernel: &str) -> &str {
+    match kernel {
+        "norm_rows" | "norm_half" | "share_rows" | "gate_rows" => "norm",
+        "route" | "combine" => "experts",
+        "choose_parts" => "choose",
+        other => {
+            let begins = IMAGES.iter().filter(|(name, _)| other.starts_with(name));
+            begins.map(|(name, _)| *name).max_by_key(|name| name.len()).unwrap_or(other)
+        }
+    }
+}
 
 /// All kernels that a model needs, found at load.
 pub struct Kernels {
@@ -91,7 +104,7 @@ impl Kernels {
     pub fn load(shared_max: usize) -> Result<Self, DriverError> {
         let modules = IMAGES
             .iter()
-            .map(|image| Module::load(image))
+            .map(|(_, image)| Module::load(image))
             .collect::<Result<_, _>>()?;
         Ok(Self {
             modules,
@@ -105,14 +118,11 @@ impl Kernels {
         if self.found.contains_key(name) {
             return Ok(());
         }
-        let mut found = Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND));
-        for module in &self.modules {
-            found = module.function(name);
-            if found.is_ok() {
-                break;
-            }
-        }
-        let function = found?;
+        let image = image_of(name);
+        let place = IMAGES.iter().position(|(of, _)| *of == image);
+        let module = place.and_then(|place| self.modules.get(place));
+        let missing = DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND);
+        let function = module.ok_or(missing)?.function(name)?;
         use sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as SHARED;
         // a little less than the card has: static shared memory counts too
         let most = self.shared_max.saturating_sub(1024) as i32;
