@@ -38,6 +38,8 @@ pub enum Finish {
     StopString(usize),
     /// A stop token was drawn.
     StopToken(u32),
+    /// A grammar leaves nothing more to say; whoever follows it knows.
+    Grammar,
     /// As many tokens as were asked for.
     MaxTokens,
     /// The context is full.
@@ -273,6 +275,7 @@ impl Session {
             Finish::StopString(_) => {}
             Finish::EndOfGeneration
             | Finish::StopToken(_)
+            | Finish::Grammar
             | Finish::MaxTokens
             | Finish::Context
             | Finish::Cancelled

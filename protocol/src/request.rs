@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::grammar::{Grammar, ResponseFormat};
 use crate::limits;
 use crate::sampling::{Dry, LogitBias, Xtc};
 
@@ -259,6 +260,12 @@ pub struct GenerateParams {
     #[serde(skip_serializing_if = "is_false")]
     #[schemars(extend("default" = false))]
     pub ignore_eos: bool,
+    /// Make the output JSON: any object, or what is valid under a schema. A prompt that asks for it makes a better answer; this makes it well-formed. Not beside `grammar`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response_format: Option<ResponseFormat>,
+    /// Make the output match a regular expression, be a sentence of a grammar, or one of several texts. Not beside a `response_format` that is JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grammar: Option<Grammar>,
     /// Report each token's log-probability and this many of the likeliest alternatives. Left out: none are reported; 0: the token's own alone. Always of the model's unmodified distribution.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = limits::LOGPROBS_MAX))]
@@ -319,6 +326,8 @@ impl Default for GenerateParams {
             stop: Vec::new(),
             stop_token_ids: Vec::new(),
             ignore_eos: false,
+            response_format: None,
+            grammar: None,
             logprobs: None,
             prompt_logprobs: None,
             return_token_ids: false,

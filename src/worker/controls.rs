@@ -8,7 +8,9 @@ use worker_orcd_protocol::{
     Dry, ErrorCode, ErrorObject, Fault, GenerateParams, LogitBias, entry_path,
 };
 
+use super::form::{Formed, Forming, wrong_forms};
 use super::lifecycle::Serving;
+use crate::grammar::Matcher;
 use crate::limits;
 use crate::sampling::{DryParams, SamplingParams, TokenSet, Window, XtcParams};
 use crate::text::{AddSpecial, ParseSpecial, Tokenizer};
@@ -22,6 +24,8 @@ pub(super) struct Controls {
     pub(super) endings: Vec<u32>,
     /// What ends a sequence for dry: the words of a [`TokenSet`].
     pub(super) breakers: Vec<u32>,
+    /// What form the output has.
+    pub(super) form: Option<Matcher>,
 }
 
 /// Finds it out, in pieces of work of about a millisecond.
@@ -38,6 +42,8 @@ enum Stage {
     Endings,
     /// The vocabulary is searched for the texts that break sequences.
     Breakers(Box<Search>),
+    /// What form the output has; `None` once that is known.
+    Form(Option<Forming>),
 }
 
 /// A search for breakers.
@@ -69,13 +75,14 @@ impl Resolving {
     pub(super) fn step(
         mut self,
         params: &mut GenerateParams,
-        serving: &Serving,
+        serving: &mut Serving,
     ) -> Result<Resolved, ErrorObject> {
         let tokenizer = &serving.tokenizer;
         let vocab = serving.device.capacity().vocab;
         self.stage = match self.stage {
             Stage::Given => {
                 self.faults.extend(wrong_lengths(params));
+                self.faults.extend(wrong_forms(params));
                 self.faults.extend(wrong_ids(&params.stop_token_ids, vocab));
                 Stage::Bias(std::mem::take(&mut params.logit_bias).into_iter())
             }
@@ -106,17 +113,26 @@ impl Resolving {
                         self.controls.breakers = vec![0; TokenSet::words(vocab)];
                         Stage::Breakers(Box::new(search?))
                     }
-                    None => return Ok(Resolved::Done(self.controls)),
+                    None => Stage::Form(Forming::of(params, &self.controls.bias)),
                 }
             }
             Stage::Breakers(mut search) => {
                 search.piece(tokenizer, &mut self.controls.breakers);
                 if search.token as usize >= tokenizer.vocab_size() {
                     search.finish(tokenizer, &mut self.controls.breakers)?;
-                    return Ok(Resolved::Done(self.controls));
+                    Stage::Form(Forming::of(params, &self.controls.bias))
+                } else {
+                    Stage::Breakers(search)
                 }
-                Stage::Breakers(search)
             }
+            Stage::Form(None) => return Ok(Resolved::Done(self.controls)),
+            Stage::Form(Some(forming)) => match forming.step(serving)? {
+                Formed::GoesOn(next) => Stage::Form(Some(next)),
+                Formed::Done(matcher) => {
+                    self.controls.form = Some(matcher);
+                    Stage::Form(None)
+                }
+            },
         };
         Ok(Resolved::GoesOn(self))
     }

@@ -11,6 +11,8 @@ use super::lifecycle::Serving;
 use super::prompt_scores::{PromptScores, Target};
 use super::queue::Job;
 use crate::device::{DeviceError, Output, PAGE_TOKENS, Rows, Step};
+use crate::grammar::{Matcher, MatcherError};
+use crate::limits;
 use crate::pages::{PageTable, pages_for};
 use crate::prefix::{PageCopy, Reused};
 use crate::sampling::{
@@ -114,6 +116,9 @@ impl Run {
             return Ok(());
         }
         let Some(chunk) = self.session.chunk(device.capacity().step_tokens_max) else {
+            if let Some(form) = &mut self.controls.form {
+                form.prepare().map_err(not_followed)?;
+            }
             device.sample(self.sample_step(job))?;
             self.flight = Flight::Sample { since: now };
             return Ok(());
@@ -153,7 +158,7 @@ impl Run {
             xtc_uniform: uniform_for_xtc(job.seed, drawn as u64),
             history: self.session.tokens(),
             bias: &self.controls.bias,
-            allowed: None,
+            allowed: self.controls.form.as_ref().map(|f| TokenSet(f.allowed())),
             banned: if too_early {
                 &self.controls.endings
             } else {
@@ -161,6 +166,45 @@ impl Run {
             },
             breakers: TokenSet(&self.controls.breakers),
             logprobs: job.params.logprobs.map(|n| n as usize),
+        }
+    }
+
+    /// Finds out what the next token may be while the device works on the last ones.
+    pub(super) fn look_ahead(&mut self) -> Result<(), DeviceError> {
+        match (&self.flight, &mut self.controls.form) {
+            (Flight::Forward { .. }, Some(form)) => form.prepare().map_err(not_followed),
+            (_, Some(_) | None) => Ok(()),
+        }
+    }
+
+    /// Whether the form leaves nothing more to say.
+    pub(super) fn is_over(&self) -> bool {
+        self.controls.form.as_ref().is_some_and(Matcher::is_over)
+    }
+
+    /// Notes a drawn token where the output has a form. What only ends the generation is no part of it.
+    pub(super) fn follow(
+        &mut self,
+        job: &Job,
+        token: u32,
+        kind: TokenKind<'_>,
+    ) -> Result<(), DeviceError> {
+        let ends = kind == TokenKind::EndOfGeneration && job.params.ignore_eos
+            || job.params.stop_token_ids.contains(&token);
+        match &mut self.controls.form {
+            Some(form) if !ends => form.take(token).map_err(not_followed),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Some tokens that have to come next, where the device need not be asked.
+    pub(super) fn forced(&mut self, job: &Job) -> Result<Vec<u32>, DeviceError> {
+        let early = self.session.completion_tokens() < job.params.min_tokens as usize;
+        match &mut self.controls.form {
+            Some(form) if !early && self.prefilled.is_some() => form
+                .force(limits::FORCED_PIECE_TOKENS)
+                .map_err(not_followed),
+            Some(_) | None => Ok(Vec::new()),
         }
     }
 
@@ -198,6 +242,11 @@ impl Run {
             self.session.completion_tokens() as u64,
         )
     }
+}
+
+/// The form cannot be kept: that ends this request and nothing else.
+fn not_followed(error: MatcherError) -> DeviceError {
+    DeviceError::Step(error.to_string())
 }
 
 /// VRAM_OOM where the pool is too small for a sequence of so many tokens. What earlier requests have left in it does not count: it

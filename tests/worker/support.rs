@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
@@ -401,7 +402,7 @@ impl Load for ScriptedLoad {
 
 thread_local! {
     /// Made once a thread: a tokenizer takes longer to make than most tests take.
-    static TOKENIZER: Rc<Tokenizer> = Rc::new(byte_tokenizer(&["<|end|>", "<|pad|>"]));
+    static TOKENIZER: Arc<Tokenizer> = Arc::new(byte_tokenizer(&["<|end|>", "<|pad|>"]));
     static TEMPLATES: RefCell<HashMap<&'static str, Rc<ChatTemplate>>> = RefCell::default();
 }
 
@@ -464,7 +465,7 @@ impl Rig {
         });
         let loaded = Loaded {
             device,
-            tokenizer: TOKENIZER.with(Rc::clone),
+            tokenizer: TOKENIZER.with(Arc::clone),
             template: setup.template.map(template),
             model: ModelFacts {
                 name: "scripted".into(),
