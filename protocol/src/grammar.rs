@@ -73,12 +73,10 @@ pub enum GrammarKind {
 #[serde(untagged)]
 pub enum GrammarValue {
     /// A regular expression, or a grammar.
-    Text(
-        #[schemars(length(min = 1), extend("x-max-bytes" = limits::GRAMMAR_BYTES_MAX))] String,
-    ),
+    Text(#[schemars(length(min = 1), extend("x-max-bytes" = limits::GRAMMAR_BYTES_MAX))] String),
     /// Texts to choose from.
     Choices(
         #[schemars(length(min = 1, max = limits::CHOICES_MAX), extend("items" = {"type": "string", "minLength": 1, "x-max-bytes": limits::CHOICE_BYTES_MAX}))]
-        Vec<String>,
+         Vec<String>,
     ),
 }

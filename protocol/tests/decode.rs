@@ -413,7 +413,10 @@ fn forms_of_the_output_are_checked_field_by_field() {
     let format = |value: Value| json!({"prompt": "a", "response_format": value});
     let grammar = |value: Value| json!({"prompt": "a", "grammar": value});
     let words = "one of \"text\", \"json_object\", \"json_schema\"";
-    generate_faults(format(json!({"type": "xml"})), &[("response_format.type", words)]);
+    generate_faults(
+        format(json!({"type": "xml"})),
+        &[("response_format.type", words)],
+    );
     generate_faults(format(json!({})), &[("response_format.type", "required")]);
     generate_faults(
         format(json!({"type": "json_schema", "json_schema": {"name": "n"}})),
@@ -441,7 +444,11 @@ fn forms_of_the_output_are_checked_field_by_field() {
     );
     let text = json!({"type": "json_schema", "json_schema": {"name": "n", "strict": true, "schema": {"b": 1, "a": [2.5]}}});
     let line = json!({"id": 1, "method": "generate", "params": format(text.clone())}).to_string();
-    let Ok(Call { request: Request::Generate(params), .. }) = decode_line(line.as_bytes()) else {
+    let Ok(Call {
+        request: Request::Generate(params),
+        ..
+    }) = decode_line(line.as_bytes())
+    else {
         panic!("{line}");
     };
     assert_eq!(serde_json::to_value(params.response_format).unwrap(), text);

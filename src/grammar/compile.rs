@@ -62,11 +62,7 @@ impl Compiling {
     }
 }
 
-fn given(
-    source: Source,
-    vocabulary: &Vocabulary,
-    forcing: Forcing,
-) -> Result<Compiled, Refused> {
+fn given(source: Source, vocabulary: &Vocabulary, forcing: Forcing) -> Result<Compiled, Refused> {
     let compiled = |grammar| parser(vocabulary, grammar, forcing);
     let parser = match source {
         Source::Regex(value) => {
@@ -163,9 +159,8 @@ fn parser(
     };
     let init = GrammarInit::Serialized(grammar);
     let (silent, limits) = (Logger::new(0, 0), parser_limits());
-    let parser =
-        vocabulary
-            .factory
-            .create_parser_from_init_ext(init, silent, capabilities, limits);
+    let parser = vocabulary
+        .factory
+        .create_parser_from_init_ext(init, silent, capabilities, limits);
     parser.map_err(|error| format!("{error:#}"))
 }

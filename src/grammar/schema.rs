@@ -90,10 +90,7 @@ pub(super) fn check(root: &Map<String, Value>) -> Result<(), Refused> {
             Some(Value::Object(schema)) => counts.look_at(schema, &pointer, &whole)?,
             Some(Value::Bool(_)) => {}
             Some(_) | None => {
-                return Err(Refused::at(
-                    pointer,
-                    "a schema is an object, true or false",
-                ));
+                return Err(Refused::at(pointer, "a schema is an object, true or false"));
             }
         }
         let part = whole.pointer(&pointer).unwrap_or(&Value::Null);
@@ -213,7 +210,12 @@ impl Counts {
         };
         self.patterns += 1;
         at_most(at, "patterns", self.patterns, wire::PATTERNS_MAX)?;
-        at_most(at, "bytes of a pattern", pattern.len(), wire::PATTERN_BYTES_MAX)?;
+        at_most(
+            at,
+            "bytes of a pattern",
+            pattern.len(),
+            wire::PATTERN_BYTES_MAX,
+        )?;
         match Parser::new().parse(pattern) {
             Ok(_) => Ok(()),
             Err(regex_syntax::Error::Parse(error)) => {
@@ -278,8 +280,14 @@ mod tests {
             (json!({"anyOf": {}}), "/anyOf"),
             (json!({"items": {"properties": []}}), "/items/properties"),
             (json!({"items": 7}), "/items"),
-            (json!({"oneOf": [true, {"pattern": "("}]}), "/oneOf/1/pattern"),
-            (json!({"patternProperties": {"[": true}}), "/patternProperties/["),
+            (
+                json!({"oneOf": [true, {"pattern": "("}]}),
+                "/oneOf/1/pattern",
+            ),
+            (
+                json!({"patternProperties": {"[": true}}),
+                "/patternProperties/[",
+            ),
             (json!({"$ref": "http://example.com/a"}), "/$ref"),
             (json!({"$ref": "#/$defs/a"}), "/$ref"),
             (json!({"maxItems": -1}), "/maxItems"),
@@ -289,7 +297,8 @@ mod tests {
             let found = refusal(schema.clone()).map(|refused| refused.0);
             assert_eq!(found.as_deref(), Some(place), "{schema}");
         }
-        let good = json!({"$defs": {"a": {"enum": [1]}}, "items": {"$ref": "#/$defs/a"}, "type": "array"});
+        let good =
+            json!({"$defs": {"a": {"enum": [1]}}, "items": {"$ref": "#/$defs/a"}, "type": "array"});
         assert_eq!(refusal(good), None);
     }
 

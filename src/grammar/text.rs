@@ -36,7 +36,16 @@ pub(super) fn regex_fault(value: &str, said: &str) -> Refused {
     let looks = Parser::new()
         .parse(value)
         .ok()
-        .and_then(|ast| ast::visit(&ast, Looking { length: value.len(), found: None }).ok())
+        .and_then(|ast| {
+            ast::visit(
+                &ast,
+                Looking {
+                    length: value.len(),
+                    found: None,
+                },
+            )
+            .ok()
+        })
         .flatten();
     match looks {
         Some(span) => fault(
@@ -125,7 +134,10 @@ pub(super) fn choice(texts: &[String]) -> Result<TopLevelGrammar, Refused> {
             )));
         }
     }
-    let quoted: Vec<String> = texts.iter().map(|text| regex_syntax::escape(text)).collect();
+    let quoted: Vec<String> = texts
+        .iter()
+        .map(|text| regex_syntax::escape(text))
+        .collect();
     Ok(TopLevelGrammar::from_regex(&quoted.join("|")))
 }
 

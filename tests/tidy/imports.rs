@@ -65,8 +65,8 @@ const FLOORS: &[Floor] = &[
     Floor {
         of: "worker",
         may: &[
-            PROTOCOL, "device", "grammar", "limits", "load", "log", "pages", "prefix", "sampling", "session",
-            "state", "text",
+            PROTOCOL, "device", "grammar", "limits", "load", "log", "pages", "prefix", "sampling",
+            "session", "state", "text",
         ],
         never: BACKENDS,
     },

@@ -1053,9 +1053,8 @@ fn errors() -> Vec<Example> {
 
 fn invalid_grammar() -> ErrorObject {
     let field = "response_format.json_schema.schema";
-    let message = format!(
-        "{field} is refused at /properties/city/not: the keyword \"not\" is not taken"
-    );
+    let message =
+        format!("{field} is refused at /properties/city/not: the keyword \"not\" is not taken");
     let details = ErrorDetails {
         pointer: Some("/properties/city/not".into()),
         ..Default::default()

@@ -110,16 +110,12 @@ impl Generate {
             Rule::Cancel,
             || format!("a cancel of {id} was answered with found true, but it ended with {reason}"),
         )?;
-        hold(
-            reasons_agree(reason, result),
-            Rule::Reasons,
-            || {
-                format!(
-                    "{id} has finish_reason {reason} and stop_reason {}",
-                    result["stop_reason"]
-                )
-            },
-        )?;
+        hold(reasons_agree(reason, result), Rule::Reasons, || {
+            format!(
+                "{id} has finish_reason {reason} and stop_reason {}",
+                result["stop_reason"]
+            )
+        })?;
         hold(is_streamed || self.tokens == 0, Rule::StreamOrText, || {
             format!("{id} has stream false and got tokens")
         })?;
