@@ -100,10 +100,8 @@ impl Resolving {
                 }
             }
             Stage::Endings => {
-                if !self.faults.is_empty() {
-                    let (code, count) = (ErrorCode::InvalidParams, self.faults.len());
-                    return Err(ErrorObject::with_faults(code, self.faults, count));
-                }
+                refuse(self.faults)?;
+                self.faults = Vec::new();
                 self.controls.merge_bias();
                 if params.min_tokens > 0 {
                     self.controls.endings = endings(&params.stop_token_ids, tokenizer, vocab);
@@ -212,6 +210,18 @@ impl Search {
             }
         }
         Ok(())
+    }
+}
+
+/// All faults in one error, where there are any.
+fn refuse(faults: Vec<Fault>) -> Result<(), ErrorObject> {
+    match faults.len() {
+        0 => Ok(()),
+        count => Err(ErrorObject::with_faults(
+            ErrorCode::InvalidParams,
+            faults,
+            count,
+        )),
     }
 }
 

@@ -464,6 +464,25 @@ fn greedy(max_tokens: u32) -> Sampling {
     }
 }
 
+/// A form that is complete, and one that a stop string cuts off.
+fn formed(streamed: &GenerateResult) -> (GenerateResult, GenerateResult) {
+    let formed = GenerateResult {
+        stop_reason: Some(StopReason::Grammar),
+        grammar_complete: Some(true),
+        usage: Usage::new(34, 0, 2),
+        sampling: greedy(8158),
+        ..streamed.clone()
+    };
+    let cut = GenerateResult {
+        finish_reason: FinishReason::Length,
+        stop_reason: Some(StopReason::StopString(",".into())),
+        grammar_complete: Some(false),
+        usage: Usage::new(32, 0, 7),
+        ..streamed.clone()
+    };
+    (formed, cut)
+}
+
 fn stop_token(streamed: GenerateResult) -> GenerateResult {
     GenerateResult {
         stop_reason: Some(StopReason::StopToken(28)),
@@ -545,20 +564,7 @@ fn generate_results() -> Vec<Example> {
         },
         ..streamed.clone()
     };
-    let formed = GenerateResult {
-        stop_reason: Some(StopReason::Grammar),
-        grammar_complete: Some(true),
-        usage: Usage::new(34, 0, 2),
-        sampling: greedy(8158),
-        ..streamed.clone()
-    };
-    let cut = GenerateResult {
-        finish_reason: FinishReason::Length,
-        stop_reason: Some(StopReason::StopString(",".into())),
-        grammar_complete: Some(false),
-        usage: Usage::new(32, 0, 7),
-        ..streamed.clone()
-    };
+    let (formed, cut) = formed(&streamed);
     vec![
         result("grammar", Id::Number(5), formed),
         result("grammar_cut", Id::Number(4), cut),
