@@ -53,8 +53,8 @@ pub const LEXER_STATES_MAX: usize = 50_000;
 /// Tokens that a grammar forces which are put into the output in one piece of work.
 pub const FORCED_PIECE_TOKENS: usize = 64;
 
-/// Bytes of what an error says of a grammar.
-pub const GRAMMAR_REASON_BYTES_MAX: usize = 300;
+/// Characters of what an error says of a grammar.
+pub const GRAMMAR_REASON_CHARS_MAX: usize = 300;
 
 /// Bytes of a line of `prompt_logprobs` around its entries: its frame, and an id of which every byte is escaped.
 pub const PROMPT_LOGPROBS_FRAME_BYTES: usize = 2048;

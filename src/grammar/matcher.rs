@@ -14,7 +14,7 @@ pub struct MatcherError(String);
 
 /// The place of an output in its grammar.
 pub struct Matcher {
-    inner: llguidance::Matcher,
+    inner: Box<llguidance::Matcher>,
     forcing: Forcing,
     ends: Vec<TokenId>,
     /// What the next token may be, once that was computed.
@@ -35,7 +35,7 @@ impl std::fmt::Debug for Matcher {
 
 impl Matcher {
     pub(super) fn new(parser: TokenParser, ends: &[TokenId], forcing: Forcing) -> Self {
-        let inner = llguidance::Matcher::new(Ok(parser));
+        let inner = Box::new(llguidance::Matcher::new(Ok(parser)));
         Self {
             over: inner.is_stopped(),
             inner,

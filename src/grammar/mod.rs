@@ -89,7 +89,8 @@ impl std::fmt::Display for Place {
 
 /// The first line of what the crate says, of a length that fits in an error.
 fn in_short(said: &str) -> String {
-    let line = said.lines().next().unwrap_or_default();
-    let end = line.floor_char_boundary(limits::GRAMMAR_REASON_BYTES_MAX);
-    line.get(..end).unwrap_or_default().trim_end().to_owned()
+    let line = said.lines().next().unwrap_or_default().trim_end();
+    line.chars()
+        .take(limits::GRAMMAR_REASON_CHARS_MAX)
+        .collect()
 }
