@@ -43,7 +43,7 @@ enum Stage {
     /// The vocabulary is searched for the texts that break sequences.
     Breakers(Box<Search>),
     /// What form the output has; `None` once that is known.
-    Form(Option<Forming>),
+    Form(Option<Box<Forming>>),
 }
 
 /// A search for breakers.
@@ -60,6 +60,12 @@ struct Search {
 pub(super) enum Resolved {
     GoesOn(Resolving),
     Done(Controls),
+}
+
+impl Stage {
+    fn form(params: &mut GenerateParams, controls: &Controls) -> Self {
+        Stage::Form(Forming::of(params, &controls.bias).map(Box::new))
+    }
 }
 
 impl Resolving {
@@ -111,21 +117,21 @@ impl Resolving {
                         self.controls.breakers = vec![0; TokenSet::words(vocab)];
                         Stage::Breakers(Box::new(search?))
                     }
-                    None => Stage::Form(Forming::of(params, &self.controls.bias)),
+                    None => Stage::form(params, &self.controls),
                 }
             }
             Stage::Breakers(mut search) => {
                 search.piece(tokenizer, &mut self.controls.breakers);
                 if search.token as usize >= tokenizer.vocab_size() {
                     search.finish(tokenizer, &mut self.controls.breakers)?;
-                    Stage::Form(Forming::of(params, &self.controls.bias))
+                    Stage::form(params, &self.controls)
                 } else {
                     Stage::Breakers(search)
                 }
             }
             Stage::Form(None) => return Ok(Resolved::Done(self.controls)),
             Stage::Form(Some(forming)) => match forming.step(serving)? {
-                Formed::GoesOn(next) => Stage::Form(Some(next)),
+                Formed::GoesOn(next) => Stage::Form(Some(Box::new(next))),
                 Formed::Done(matcher) => {
                     self.controls.form = Some(matcher);
                     Stage::Form(None)
