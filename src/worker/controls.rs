@@ -87,9 +87,7 @@ impl Resolving {
         let vocab = serving.device.capacity().vocab;
         self.stage = match self.stage {
             Stage::Given => {
-                self.faults.extend(wrong_lengths(params));
-                self.faults.extend(wrong_forms(params));
-                self.faults.extend(wrong_ids(&params.stop_token_ids, vocab));
+                self.faults.extend(wrong_fields(params, vocab));
                 Stage::Bias(std::mem::take(&mut params.logit_bias).into_iter())
             }
             Stage::Bias(mut entries) => {
@@ -229,6 +227,15 @@ fn refuse(faults: Vec<Fault>) -> Result<(), ErrorObject> {
             count,
         )),
     }
+}
+
+/// What is wrong with fields that need not be searched for.
+fn wrong_fields(params: &GenerateParams, vocab: usize) -> impl Iterator<Item = Fault> {
+    let lengths = wrong_lengths(params).into_iter();
+    let forms = wrong_forms(params).into_iter();
+    lengths
+        .chain(forms)
+        .chain(wrong_ids(&params.stop_token_ids, vocab))
 }
 
 /// `min_tokens` above `max_tokens`.
