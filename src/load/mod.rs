@@ -6,6 +6,7 @@ mod map;
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::device::cpu::isa::Isa;
@@ -43,7 +44,7 @@ pub struct Loaded {
     /// Holds the weights and computes.
     pub device: Box<dyn Device>,
     /// Text to token ids and back. Nothing changes it, so that it can be shared.
-    pub tokenizer: Rc<Tokenizer>,
+    pub tokenizer: Arc<Tokenizer>,
     /// How messages become a prompt; `None` where the model brings no template.
     pub template: Option<Rc<ChatTemplate>>,
     /// What the model is called and how large it is.
@@ -371,7 +372,7 @@ impl FileLoad {
         model.device = device.name();
         Ok(Loaded {
             device: Box::new(device),
-            tokenizer: Rc::new(tokenizer),
+            tokenizer: Arc::new(tokenizer),
             template: template.map(Rc::new),
             model,
         })
