@@ -64,6 +64,15 @@ fn fake(requests: &[Value]) -> Vec<Value> {
     answers(&["--model", "fake:"], requests)
 }
 
+/// The same of a tiny model of random weights whose vocabulary is of SentencePiece's kind: a space stands before a text that is encoded.
+fn sentencepiece(requests: &[Value]) -> Vec<Value> {
+    let model = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/data/fixtures/llama-sentencepiece/model.gguf"
+    );
+    answers(&["--device", "cpu", "--model", model], requests)
+}
+
 fn schema(schema: Value) -> Value {
     json!({"prompt": "JSON:", "response_format": {"type": "json_schema", "json_schema": {"schema": schema}}})
 }
@@ -200,6 +209,40 @@ fn what_the_fake_model_says_is_valid_whether_tokens_are_forced_or_drawn() {
         for (schema, answer) in schemas.iter().zip(&fake(&requests)) {
             assert_valid(schema, answer);
         }
+    }
+}
+
+#[test]
+fn no_space_is_added_to_a_form_or_taken_from_it_where_the_vocabulary_is_of_sentencepiece() {
+    let fixed = json!({"const": {"kind": "fixed", "list": [1, 2, {"deep": null}]}});
+    let schemas = [
+        fixed,
+        schemas()[22].clone(),
+        json!({"enum": ["Straße", "日本"]}),
+    ];
+    for more in [json!({}), json!({"logprobs": 0})] {
+        let of = |schema: &Value| {
+            with(
+                requests_of(std::slice::from_ref(schema)).remove(0),
+                more.clone(),
+            )
+        };
+        let mut requests: Vec<Value> = schemas.iter().map(of).collect();
+        for words in ["the same words again", " so it is"] {
+            let choice = with(grammar("choice", json!([words])), more.clone());
+            requests.push(choice.clone());
+            // Right behind the token that begins a text.
+            let mut begun = with(choice, json!({"prompt_token_ids": [1]}));
+            begun.as_object_mut().expect("params").remove("prompt");
+            requests.push(begun);
+        }
+        let answers = sentencepiece(&requests);
+        for (schema, answer) in schemas.iter().zip(&answers) {
+            assert_valid(schema, answer);
+        }
+        let texts: Vec<&str> = answers[3..].iter().map(text).collect();
+        let (one, other) = ("the same words again", " so it is");
+        assert_eq!(texts, [one, one, other, other]);
     }
 }
 

@@ -52,12 +52,35 @@ impl TokenizerEnv for Env {
 
     fn tokenize_bytes(&self, bytes: &[u8]) -> Vec<TokenId> {
         let by_tokenizer = |text: &str| {
-            let tokens = self
-                .tokenizer
-                .encode(text, AddSpecial::No, ParseSpecial::No);
-            tokens.unwrap_or_else(|_| self.tree.greedy_tokenize(text.as_bytes()))
+            let tokens = self.within(text);
+            tokens.unwrap_or_else(|| self.tree.greedy_tokenize(text.as_bytes()))
         };
         self.tree.tokenize_with_greedy_fallback(bytes, by_tokenizer)
+    }
+}
+
+impl Env {
+    /// The tokens of a text within an output. Some tokenizers put a space before a text; what stands behind a line feed has none.
+    fn within(&self, text: &str) -> Option<Vec<TokenId>> {
+        ["", "\n"].iter().find_map(|before| {
+            let text_before = format!("{before}{text}");
+            let encoding = self
+                .tokenizer
+                .encode(&text_before, AddSpecial::No, ParseSpecial::No);
+            self.last_of(&encoding.ok()?, text.as_bytes())
+        })
+    }
+
+    /// Those of the tokens, from the last one back, that stand for all of `bytes` and for nothing else.
+    fn last_of(&self, tokens: &[TokenId], bytes: &[u8]) -> Option<Vec<TokenId>> {
+        let mut rest = bytes;
+        let mut first = tokens.len();
+        while !rest.is_empty() {
+            first = first.checked_sub(1)?;
+            let token = self.tokenizer.token_bytes(*tokens.get(first)?)?;
+            rest = rest.strip_suffix(token)?;
+        }
+        tokens.get(first..).map(<[TokenId]>::to_vec)
     }
 }
 

@@ -236,7 +236,12 @@ impl Run {
             TokenKind::Control
         } else {
             let before = self.session.tokens().last().copied();
-            TokenKind::Text(tokenizer.text_bytes(token, before).unwrap_or_default())
+            let bytes = match &self.controls.form {
+                // A space that belongs to the form is not the one that encoding adds.
+                Some(_) => tokenizer.token_bytes(token),
+                None => tokenizer.text_bytes(token, before),
+            };
+            TokenKind::Text(bytes.unwrap_or_default())
         }
     }
 
