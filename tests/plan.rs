@@ -479,14 +479,30 @@ fn a_scaling_without_its_type_is_not_left_unread() {
 struct Variant(&'static str);
 
 impl Variant {
-    /// Why the file is refused once it has been changed.
-    fn refused(&self, change: impl Fn(&mut gguf::Gguf)) -> String {
+    /// The plan once the file has been changed.
+    fn plan(&self, change: impl Fn(&mut gguf::Gguf)) -> Result<String, ModelError> {
         let fixture = fixtures::all().into_iter().find(|f| f.name == self.0);
         let mut gguf = gguf::parse(&fixture.expect("a fixture").gguf).expect("a GGUF file");
         change(&mut gguf);
-        let plan = arch::spec(&gguf).map(|spec| lower::lower(&spec, CONTEXT));
-        let claimed = plan.and_then(|plan| Weights::claim(&plan, &gguf));
-        claimed.expect_err("the file should be refused").to_string()
+        let plan = lower::lower(&arch::spec(&gguf)?, CONTEXT);
+        Weights::claim(&plan, &gguf)?;
+        Ok(plan.to_string())
+    }
+
+    /// Why the file is refused once it has been changed.
+    fn refused(&self, change: impl Fn(&mut gguf::Gguf)) -> String {
+        let plan = self.plan(change);
+        plan.expect_err("the file should be refused").to_string()
+    }
+
+    /// The plan with more keys.
+    fn with_keys(&self, keys: &[(&str, gguf::Value)]) -> String {
+        let insert = |gguf: &mut gguf::Gguf| {
+            for (key, value) in keys {
+                gguf.metadata.insert(key, value.clone());
+            }
+        };
+        self.plan(insert).expect("a model")
     }
 
     #[track_caller]
@@ -629,4 +645,54 @@ fn long_factors_are_those_of_a_long_context() {
         let name = format!("factors rope_factors_{read}.weight");
         assert_eq!(printed.matches(&name).count(), 2, "{context}: {printed}");
     }
+}
+
+/// Granite 4 without recurrent layers: its converter tells of them and of experts all the same, and counts key heads layer by layer.
+#[test]
+fn a_granite_of_the_fourth_generation_is_a_granite() {
+    use gguf::Value::{Bool, U32};
+    let granite = Variant("granite");
+    let plain = granite.with_keys(&[]);
+    let fourth = granite.with_keys(&[
+        ("granite.attention.head_count_kv", vec![2, 2].into()),
+        ("granite.rope.scaling.finetuned", Bool(true)),
+        ("granite.expert_count", U32(0)),
+        ("granite.expert_used_count", U32(0)),
+        ("granite.expert_shared_feed_forward_length", U32(76)),
+        ("granite.ssm.conv_kernel", U32(4)),
+        ("granite.ssm.state_size", U32(256)),
+        ("granite.ssm.group_count", U32(1)),
+        ("granite.ssm.inner_size", U32(128)),
+        ("granite.ssm.time_step_rank", U32(128)),
+    ]);
+    assert_eq!(fourth, plain);
+
+    let no_positions = &["false", "without positions"];
+    granite.assert_key_refused("granite.rope.scaling.finetuned", false, no_positions);
+    let shared = "granite.expert_shared_feed_forward_length";
+    granite.assert_key_refused(shared, U32(7), &["7", "no experts"]);
+    let kv = "granite.attention.head_count_kv";
+    for uneven in [vec![2, 1], vec![2], vec![]] {
+        granite.assert_key_refused(kv, uneven, &["same number", "2 layers"]);
+    }
+    granite.assert_key_refused(kv, vec![0, 0], &["0", "from 1 to"]);
+}
+
+/// A file that says its own magnitude says the whole of it: the one that follows from the factor is not multiplied with it.
+#[test]
+fn a_magnitude_of_its_own_takes_the_place_of_yarns() {
+    let yarn = Variant("qwen2-yarn");
+    let magnitude = |keys: &[(&str, gguf::Value)]| {
+        let plan = yarn.with_keys(keys);
+        let (_, after) = plan.split_once("magnitude: ").expect("a magnitude");
+        let digits = |c: char| c.is_ascii_digit() || c == '.';
+        let end = after.find(|c| !digits(c)).unwrap_or(after.len());
+        after[..end].parse::<f32>().expect("a number")
+    };
+    let usual = magnitude(&[]);
+    assert!(usual > 1.0, "{usual}");
+    let own = ("qwen2.rope.scaling.yarn_attn_factor", 1.25f32.into());
+    assert_eq!(magnitude(&[own]), 1.25);
+    let more = ("qwen2.rope.scaling.attn_factor", 2.0f32.into());
+    assert_eq!(magnitude(&[more]), 2.0 * usual);
 }

@@ -158,7 +158,7 @@ impl<'a> Keys<'a> {
     pub(super) fn heads(&mut self, n_embd: usize) -> Result<Heads, ModelError> {
         let n_heads = self.count("attention.head_count")?;
         let name = "attention.head_count_kv";
-        let n_kv_heads = self.optional_count(name)?.unwrap_or(n_heads);
+        let n_kv_heads = self.kv_heads(name)?.unwrap_or(n_heads);
         if !n_heads.is_multiple_of(n_kv_heads) {
             let expected = format!("but must divide the {n_heads} query heads evenly");
             return Err(self.wrong(name, n_kv_heads, expected));
@@ -168,6 +168,21 @@ impl<'a> Keys<'a> {
             n_kv_heads,
             head_dim: self.head_dim(n_embd, n_heads)?,
         })
+    }
+
+    /// Key and value heads: one number, or one for each layer where all are the same.
+    fn kv_heads(&mut self, name: &str) -> Result<Option<usize>, ModelError> {
+        let key = self.key(name);
+        let Some(Value::Array(_)) = self.gguf.metadata.get(&key) else {
+            return self.optional_count(name);
+        };
+        let (of_layers, layers) = (self.gguf.metadata.require_usizes(&key)?, self.layers()?);
+        let first = of_layers.first().copied().unwrap_or(0);
+        if of_layers.len() != layers || of_layers.iter().any(|n| *n != first) {
+            let expected = format!("but must be the same number for each of the {layers} layers");
+            return Err(self.wrong(name, format!("{of_layers:?}"), expected));
+        }
+        self.check_count(name, first).map(Some)
     }
 
     fn head_dim(&mut self, n_embd: usize, n_heads: usize) -> Result<usize, ModelError> {

@@ -116,10 +116,10 @@ impl<'a> Keys<'a> {
         if let Some(other) = self.positive(name)?.filter(|f| *f != 1.0) {
             return Err(self.wrong(name, other, "but only 1 is supported"));
         }
-        let mut factor_of = |name| Ok::<_, ModelError>(self.positive(name)?.unwrap_or(1.0));
-        let told =
-            factor_of("rope.scaling.attn_factor")? * factor_of("rope.scaling.yarn_attn_factor")?;
-        let grown = 1.0 + 0.1 * libm::log(f64::from(factor.max(1.0)));
+        // a model's own magnitude takes the place of the paper's, which only follows from the factor
+        let usual = (1.0 + 0.1 * libm::log(f64::from(factor.max(1.0)))) as f32;
+        let own = self.positive("rope.scaling.yarn_attn_factor")?;
+        let more = self.positive("rope.scaling.attn_factor")?;
         Ok(RopeScaling::Yarn(Yarn {
             factor,
             original_context: original.unwrap_or(trained),
@@ -128,7 +128,7 @@ impl<'a> Keys<'a> {
                 .unwrap_or(32.0),
             beta_slow: self.positive("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
             bounds,
-            magnitude: grown as f32 * told,
+            magnitude: own.unwrap_or(usual) * more.unwrap_or(1.0),
         }))
     }
 }
