@@ -5,6 +5,7 @@
 
 pub mod device;
 pub mod gguf;
+pub mod grammar;
 pub mod io;
 pub mod limits;
 pub mod load;

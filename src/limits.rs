@@ -41,6 +41,21 @@ pub const LOGIT_BIAS_PIECE_ENTRIES: usize = 64;
 /// Tokens whose texts are searched for what breaks a sequence in one piece of work.
 pub const BREAKERS_PIECE_TOKENS: u32 = 8192;
 
+/// Tokens whose bytes are copied in one piece of work when the first grammar comes.
+pub const VOCABULARY_PIECE_TOKENS: usize = 16_384;
+
+/// Symbols in the productions of a grammar, as it is compiled.
+pub const GRAMMAR_SYMBOLS_MAX: usize = 100_000;
+
+/// States of a grammar's lexer: each takes a kilobyte or two.
+pub const LEXER_STATES_MAX: usize = 50_000;
+
+/// Tokens that a grammar forces which are put into the output in one piece of work.
+pub const FORCED_PIECE_TOKENS: usize = 64;
+
+/// Characters of what an error says of a grammar.
+pub const GRAMMAR_REASON_CHARS_MAX: usize = 300;
+
 /// Bytes of a line of `prompt_logprobs` around its entries: its frame, and an id of which every byte is escaped.
 pub const PROMPT_LOGPROBS_FRAME_BYTES: usize = 2048;
 

@@ -40,6 +40,8 @@ pub enum Finish {
     StopString(usize),
     /// A stop token was drawn.
     StopToken(u32),
+    /// A grammar leaves nothing more to say; whoever follows it knows.
+    Grammar,
     /// As many tokens as were asked for.
     MaxTokens,
     /// The context is full.
@@ -275,6 +277,7 @@ impl Session {
             Finish::StopString(_) => {}
             Finish::EndOfGeneration
             | Finish::StopToken(_)
+            | Finish::Grammar
             | Finish::MaxTokens
             | Finish::Context
             | Finish::Cancelled

@@ -33,7 +33,7 @@ pub enum ErrorCode {
     VramOom,
     /// The device failed. When it is lost, `fatal` follows and the worker exits with 76.
     CudaError,
-    /// The grammar cannot be compiled.
+    /// The grammar or the JSON schema cannot be used; details names the place.
     InvalidGrammar,
     /// The model has no chat template, or the template refuses these messages.
     TemplateError,
@@ -213,6 +213,18 @@ pub struct ErrorDetails {
     /// INSUFFICIENT_VRAM, MODEL_LOAD_FAILED: the model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// INVALID_GRAMMAR: the place in a JSON schema, as a JSON pointer; "" is the schema itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pointer: Option<String>,
+    /// INVALID_GRAMMAR: the line of a regular expression or a Lark grammar, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<u64>,
+    /// INVALID_GRAMMAR: the column in this line, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub column: Option<u64>,
+    /// INVALID_GRAMMAR: which of the texts to choose from, from 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub index: Option<u64>,
 }
 
 impl ErrorObject {

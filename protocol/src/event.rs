@@ -364,8 +364,11 @@ pub struct Fatal {
 pub struct GenerateResult {
     /// Why it ended.
     pub finish_reason: FinishReason,
-    /// What ended it: the stop string, the stop token's id, "eos", "max_tokens", "context", or null when it was cancelled or out of time.
+    /// What ended it: the stop string, the stop token's id, "eos", "grammar", "max_tokens", "context", or null when it was cancelled or out of time.
     pub stop_reason: Option<StopReason>,
+    /// Whether the text is whole in the sense of the `grammar` or `response_format`; left out where there was none. False where a limit, a stop string or a cancel came first: the text is then only the beginning of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grammar_complete: Option<bool>,
     /// Tokens.
     pub usage: Usage,
     /// Times.
@@ -412,9 +415,9 @@ pub struct TokenLogprob {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FinishReason {
-    /// The model ended it, or a stop string came up.
+    /// The model ended it, a stop string came up, or the grammar leaves nothing more to say.
     Stop,
-    /// `max_tokens` or the context is used up.
+    /// `max_tokens` or the context is used up, or a stop came up before the grammar was satisfied.
     Length,
     /// It was cancelled, or the worker's drain time was over.
     Cancelled,
@@ -422,11 +425,13 @@ pub enum FinishReason {
     Timeout,
 }
 
-/// What ended a generation. A stop string that is spelled "eos", "max_tokens" or "context" cannot be told from these words.
+/// What ended a generation. A stop string that is spelled "eos", "grammar", "max_tokens" or "context" cannot be told from these words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StopReason {
     /// An end-of-generation token: "eos".
     Eos,
+    /// The grammar leaves nothing more to say: "grammar".
+    Grammar,
     /// `max_tokens` is used up: "max_tokens".
     MaxTokens,
     /// The context is full: "context".
@@ -441,6 +446,7 @@ impl Serialize for StopReason {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             StopReason::Eos => serializer.serialize_str("eos"),
+            StopReason::Grammar => serializer.serialize_str("grammar"),
             StopReason::MaxTokens => serializer.serialize_str("max_tokens"),
             StopReason::Context => serializer.serialize_str("context"),
             StopReason::StopString(text) => serializer.serialize_str(text),
@@ -455,6 +461,7 @@ impl<'de> Deserialize<'de> for StopReason {
             StopReasonWire::Token(token) => StopReason::StopToken(token),
             StopReasonWire::Word(word) => match word.as_str() {
                 "eos" => StopReason::Eos,
+                "grammar" => StopReason::Grammar,
                 "max_tokens" => StopReason::MaxTokens,
                 "context" => StopReason::Context,
                 _ => StopReason::StopString(word),
@@ -470,7 +477,7 @@ impl<'de> Deserialize<'de> for StopReason {
 enum StopReasonWire {
     /// A stop token's id.
     Token(u32),
-    /// "eos", "max_tokens", "context", or the stop string.
+    /// "eos", "grammar", "max_tokens", "context", or the stop string.
     Word(String),
 }
 

@@ -146,6 +146,45 @@ limits! {
     /// Highest value in `logit_bias`; the lowest is this below zero.
     LOGIT_BIAS_VALUE_MAX: f32 = 100.0;
 
+    /// Longest `name` of a JSON schema in bytes.
+    SCHEMA_NAME_BYTES_MAX: usize = 256;
+
+    /// Schemas inside a JSON schema, itself counted: those of properties, items, definitions and so on.
+    SUBSCHEMAS_MAX: usize = 512;
+
+    /// Schemas of a JSON schema inside each other.
+    SCHEMA_DEPTH_MAX: usize = 24;
+
+    /// Members of all `allOf` of a JSON schema together.
+    ALL_OF_MAX: usize = 16;
+
+    /// Entries of all `patternProperties` of a JSON schema together.
+    PATTERN_PROPERTIES_MAX: usize = 16;
+
+    /// `pattern`s of a JSON schema together.
+    PATTERNS_MAX: usize = 64;
+
+    /// Longest pattern of a JSON schema in bytes.
+    PATTERN_BYTES_MAX: usize = 1024;
+
+    /// Values of all `enum` of a JSON schema together.
+    ENUM_VALUES_MAX: usize = 2048;
+
+    /// Bytes of names and values of a JSON schema, as JSON text.
+    SCHEMA_BYTES_MAX: usize = 128 * 1024;
+
+    /// Highest number in a JSON schema that counts: characters, items, properties.
+    SCHEMA_COUNT_MAX: u64 = 10_000;
+
+    /// Longest `value` of a regular expression or a Lark grammar, in bytes.
+    GRAMMAR_BYTES_MAX: usize = 64 * 1024;
+
+    /// Texts to choose from.
+    CHOICES_MAX: usize = 1024;
+
+    /// Longest text to choose, in bytes.
+    CHOICE_BYTES_MAX: usize = 1024;
+
     /// Alternatives for which `logprobs` and `prompt_logprobs` can ask.
     LOGPROBS_MAX: u32 = 20;
 

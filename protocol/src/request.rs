@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::grammar::{Grammar, ResponseFormat};
 use crate::limits;
 use crate::sampling::{Dry, LogitBias, Xtc};
 
@@ -259,6 +260,12 @@ pub struct GenerateParams {
     #[serde(skip_serializing_if = "is_false")]
     #[schemars(extend("default" = false))]
     pub ignore_eos: bool,
+    /// Make the output JSON: any object, or what is valid under a schema. A prompt that asks for it makes a better answer; this makes it well-formed. Not beside `grammar`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response_format: Option<ResponseFormat>,
+    /// Make the output match a regular expression, be a sentence of a grammar, or one of several texts. Not beside a `response_format` that is JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grammar: Option<Grammar>,
     /// Guess tokens ahead, by what followed the last two or three tokens where they stood before in prompt or output, and check all of them in one step. Text that repeats its prompt comes faster, and not a token, log-probability or seed is another. `"auto"` guesses more where that pays and pauses where it does not; a number: so many tokens wherever something matches. `timings` tells how many were `drafted` and `accepted`.
     #[serde(skip_serializing_if = "Speculation::is_off")]
     #[schemars(extend("default" = "off"))]
@@ -323,6 +330,8 @@ impl Default for GenerateParams {
             stop: Vec::new(),
             stop_token_ids: Vec::new(),
             ignore_eos: false,
+            response_format: None,
+            grammar: None,
             speculation: Speculation::OFF,
             logprobs: None,
             prompt_logprobs: None,

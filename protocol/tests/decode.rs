@@ -402,10 +402,57 @@ fn fields_that_belong_to_another_input_are_refused_and_not_ignored() {
 }
 
 #[test]
-fn fields_that_come_later_are_unknown() {
-    for field in ["grammar", "response_format", "Prompt"] {
-        generate_faults(json!({"prompt": "a", field: 1}), &[(field, "unknown")]);
-    }
+fn a_field_in_another_spelling_is_unknown() {
+    generate_faults(
+        json!({"prompt": "a", "Prompt": 1}),
+        &[("Prompt", "unknown")],
+    );
+}
+
+#[test]
+fn forms_of_the_output_are_checked_field_by_field() {
+    let format = |value: Value| json!({"prompt": "a", "response_format": value});
+    let grammar = |value: Value| json!({"prompt": "a", "grammar": value});
+    let words = "one of \"text\", \"json_object\", \"json_schema\"";
+    generate_faults(
+        format(json!({"type": "xml"})),
+        &[("response_format.type", words)],
+    );
+    generate_faults(format(json!({})), &[("response_format.type", "required")]);
+    generate_faults(
+        format(json!({"type": "json_schema", "json_schema": {"name": "n"}})),
+        &[("response_format.json_schema.schema", "required")],
+    );
+    generate_faults(
+        format(json!({"type": "json_schema", "json_schema": {"schema": true}})),
+        &[("response_format.json_schema.schema", "type object")],
+    );
+    generate_faults(
+        grammar(json!({"type": "regex", "value": ""})),
+        &[("grammar.value", "minLength 1")],
+    );
+    generate_faults(
+        grammar(json!({"type": "choice", "value": ["a", ""]})),
+        &[("grammar.value[1]", "minLength 1")],
+    );
+    generate_faults(
+        grammar(json!({"type": "choice", "value": []})),
+        &[("grammar.value", "minItems 1")],
+    );
+    generate_faults(
+        grammar(json!({"type": "lark", "value": "a".repeat(65_537)})),
+        &[("grammar.value", "bytes 65536")],
+    );
+    let text = json!({"type": "json_schema", "json_schema": {"name": "n", "strict": true, "schema": {"b": 1, "a": [2.5]}}});
+    let line = json!({"id": 1, "method": "generate", "params": format(text.clone())}).to_string();
+    let Ok(Call {
+        request: Request::Generate(params),
+        ..
+    }) = decode_line(line.as_bytes())
+    else {
+        panic!("{line}");
+    };
+    assert_eq!(serde_json::to_value(params.response_format).unwrap(), text);
 }
 
 #[test]

@@ -118,6 +118,7 @@ fn numbers_that_are_none_never_reach_the_wire() {
     let result = GenerateResult {
         finish_reason: FinishReason::Timeout,
         stop_reason: None,
+        grammar_complete: None,
         usage: Usage::new(3, 1, 2),
         timings,
         seed: u64::MAX,

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Load, LoadError, LoadStep, Loaded, ModelFacts, pool_tokens, read_template};
@@ -187,7 +188,7 @@ impl FakeLoad {
                 pool_tokens(context, self.options.kv_bytes, PAGE_BYTES)?,
                 vocab_size,
             )),
-            tokenizer: Rc::new(tokenizer),
+            tokenizer: Arc::new(tokenizer),
             template: Some(Rc::new(template)),
             model: ModelFacts {
                 name: "fake".into(),

@@ -7,6 +7,7 @@ mod map;
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::device::{Device, DeviceError, LoadProgress, PAGE_TOKENS};
@@ -42,7 +43,7 @@ pub struct Loaded {
     /// Holds the weights and computes.
     pub device: Box<dyn Device>,
     /// Text to token ids and back. Nothing changes it, so that it can be shared.
-    pub tokenizer: Rc<Tokenizer>,
+    pub tokenizer: Arc<Tokenizer>,
     /// How messages become a prompt; `None` where the model brings no template.
     pub template: Option<Rc<ChatTemplate>>,
     /// What the model is called and how large it is.
@@ -372,7 +373,7 @@ impl FileLoad {
         model.device = device_name;
         Ok(Loaded {
             device,
-            tokenizer: Rc::new(tokenizer),
+            tokenizer: Arc::new(tokenizer),
             template: template.map(Rc::new),
             model,
         })

@@ -157,6 +157,22 @@ impl Drafter {
         &self.step
     }
 
+    /// Leaves only the first `tokens` of those proposed, where it is known that the next one cannot come.
+    pub fn keep(&mut self, tokens: usize) -> &[u32] {
+        let proposed = self.step.len().saturating_sub(1);
+        self.drafted -= proposed.saturating_sub(tokens) as u64;
+        match tokens {
+            0 => self.step.clear(),
+            tokens => self.step.truncate(tokens + 1),
+        }
+        &self.step
+    }
+
+    /// The last token and those that are proposed to follow it; nothing where none are.
+    pub fn step(&self) -> &[u32] {
+        &self.step
+    }
+
     /// Compares a drawn token with the one proposed for its place. `true`: the device has seen this token already, and what the model
     /// says after it is there.
     pub fn foresaw(&mut self, token: u32) -> bool {
@@ -311,5 +327,17 @@ mod tests {
         assert!(!drafter.foresaw(9));
         assert!(!drafter.foresaw(1), "what is left was for another text");
         assert_eq!((drafter.drafted(), drafter.accepted()), (3, 1));
+    }
+
+    #[test]
+    fn what_cannot_come_is_neither_proposed_nor_charged() {
+        let mut drafter = drafter(Pace::Fixed(3));
+        drafter.propose(&[1, 2, 3, 4, 1, 2], 9);
+        assert_eq!(drafter.keep(1), [2, 3]);
+        assert!(drafter.foresaw(3));
+        assert!(!drafter.foresaw(4));
+        drafter.propose(&[1, 2, 3, 4, 1, 2, 3, 4], 9);
+        assert!(drafter.keep(0).is_empty());
+        assert_eq!((drafter.drafted(), drafter.accepted()), (1, 1));
     }
 }

@@ -8,7 +8,9 @@ use worker_orcd_protocol::{
     Dry, ErrorCode, ErrorObject, Fault, GenerateParams, LogitBias, entry_path,
 };
 
+use super::form::{Formed, Forming, wrong_forms};
 use super::lifecycle::Serving;
+use crate::grammar::Matcher;
 use crate::limits;
 use crate::sampling::{DryParams, SamplingParams, TokenSet, Window, XtcParams};
 use crate::text::{AddSpecial, ParseSpecial, Tokenizer};
@@ -22,6 +24,8 @@ pub(super) struct Controls {
     pub(super) endings: Vec<u32>,
     /// What ends a sequence for dry: the words of a [`TokenSet`].
     pub(super) breakers: Vec<u32>,
+    /// What form the output has.
+    pub(super) form: Option<Matcher>,
 }
 
 /// Finds it out, in pieces of work of about a millisecond.
@@ -38,6 +42,8 @@ enum Stage {
     Endings,
     /// The vocabulary is searched for the texts that break sequences.
     Breakers(Box<Search>),
+    /// What form the output has; `None` once that is known.
+    Form(Option<Box<Forming>>),
 }
 
 /// A search for breakers.
@@ -56,6 +62,12 @@ pub(super) enum Resolved {
     Done(Controls),
 }
 
+impl Stage {
+    fn form(params: &mut GenerateParams, controls: &Controls) -> Self {
+        Stage::Form(Forming::of(params, &controls.bias).map(Box::new))
+    }
+}
+
 impl Resolving {
     pub(super) fn new() -> Self {
         Self {
@@ -69,14 +81,13 @@ impl Resolving {
     pub(super) fn step(
         mut self,
         params: &mut GenerateParams,
-        serving: &Serving,
+        serving: &mut Serving,
     ) -> Result<Resolved, ErrorObject> {
         let tokenizer = &serving.tokenizer;
         let vocab = serving.device.capacity().vocab;
         self.stage = match self.stage {
             Stage::Given => {
-                self.faults.extend(wrong_lengths(params));
-                self.faults.extend(wrong_ids(&params.stop_token_ids, vocab));
+                self.faults.extend(wrong_fields(params, vocab));
                 Stage::Bias(std::mem::take(&mut params.logit_bias).into_iter())
             }
             Stage::Bias(mut entries) => {
@@ -93,10 +104,8 @@ impl Resolving {
                 }
             }
             Stage::Endings => {
-                if !self.faults.is_empty() {
-                    let (code, count) = (ErrorCode::InvalidParams, self.faults.len());
-                    return Err(ErrorObject::with_faults(code, self.faults, count));
-                }
+                refuse(self.faults)?;
+                self.faults = Vec::new();
                 self.controls.merge_bias();
                 if params.min_tokens > 0 {
                     self.controls.endings = endings(&params.stop_token_ids, tokenizer, vocab);
@@ -106,17 +115,26 @@ impl Resolving {
                         self.controls.breakers = vec![0; TokenSet::words(vocab)];
                         Stage::Breakers(Box::new(search?))
                     }
-                    None => return Ok(Resolved::Done(self.controls)),
+                    None => Stage::form(params, &self.controls),
                 }
             }
             Stage::Breakers(mut search) => {
                 search.piece(tokenizer, &mut self.controls.breakers);
                 if search.token as usize >= tokenizer.vocab_size() {
                     search.finish(tokenizer, &mut self.controls.breakers)?;
-                    return Ok(Resolved::Done(self.controls));
+                    Stage::form(params, &self.controls)
+                } else {
+                    Stage::Breakers(search)
                 }
-                Stage::Breakers(search)
             }
+            Stage::Form(None) => return Ok(Resolved::Done(self.controls)),
+            Stage::Form(Some(forming)) => match forming.step(serving)? {
+                Formed::GoesOn(next) => Stage::Form(Some(Box::new(next))),
+                Formed::Done(matcher) => {
+                    self.controls.form = Some(matcher);
+                    Stage::Form(None)
+                }
+            },
         };
         Ok(Resolved::GoesOn(self))
     }
@@ -197,6 +215,27 @@ impl Search {
         }
         Ok(())
     }
+}
+
+/// All faults in one error, where there are any.
+fn refuse(faults: Vec<Fault>) -> Result<(), ErrorObject> {
+    match faults.len() {
+        0 => Ok(()),
+        count => Err(ErrorObject::with_faults(
+            ErrorCode::InvalidParams,
+            faults,
+            count,
+        )),
+    }
+}
+
+/// What is wrong with fields that need not be searched for.
+fn wrong_fields(params: &GenerateParams, vocab: usize) -> impl Iterator<Item = Fault> {
+    let lengths = wrong_lengths(params).into_iter();
+    let forms = wrong_forms(params).into_iter();
+    lengths
+        .chain(forms)
+        .chain(wrong_ids(&params.stop_token_ids, vocab))
 }
 
 /// `min_tokens` above `max_tokens`.

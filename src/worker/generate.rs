@@ -14,10 +14,10 @@ use super::prompt::{Preparation, Prepared, PromptFacts};
 use super::prompt_scores::{PromptScores, Target};
 use super::queue::Job;
 use super::report::id_value;
-use super::run::{Flight, Run, check_room, kind, reuse, top_logprobs};
+use super::run::{Flight, Run, check_room, reuse, top_logprobs};
 use crate::device::{DeviceError, Output};
 use crate::log::Level;
-use crate::sampling::{Sampled, Scored};
+use crate::sampling::{Sampled, Scored, TopLogprobs};
 use crate::session::{AtEnd, Finish, Session, SessionError, SessionParams};
 
 /// The `generate` that runs.
@@ -90,7 +90,8 @@ impl Worker {
     }
 
     fn resolve(&mut self, active: &mut Active) -> Piece {
-        let (Stage::Serving(serving), Work::Resolving(resolving)) = (&self.stage, &mut active.work)
+        let (Stage::Serving(serving), Work::Resolving(resolving)) =
+            (&mut self.stage, &mut active.work)
         else {
             return Piece::GoesOn;
         };
@@ -258,6 +259,7 @@ impl Worker {
                     return Piece::GoesOn;
                 };
                 run.launch(serving, &active.job, now)
+                    .and_then(|()| run.look_ahead())
                     .and_then(|()| run.poll(serving, until))
                     .into()
             }
@@ -266,9 +268,36 @@ impl Worker {
 
     /// Gives the device its next piece where there is one.
     fn go_on(&mut self, now: Instant, job: &Job, run: &mut Run, piece: Piece) -> Piece {
+        let piece = match piece {
+            Piece::GoesOn => self.force(now, job, run),
+            piece @ (Piece::Ends(_) | Piece::Fails(_) | Piece::DeviceLost(_)) => piece,
+        };
         match (piece, &mut self.stage) {
             (Piece::GoesOn, Stage::Serving(serving)) => run.launch(serving, job, now).into(),
             (piece, _) => piece,
+        }
+    }
+
+    /// Puts tokens into the output that have to come next. They need no draw; the device sees them with its next piece.
+    fn force(&mut self, now: Instant, job: &Job, run: &mut Run) -> Piece {
+        let forced = match run.forced(job) {
+            Ok(forced) => forced,
+            Err(error) => return Err(error).into(),
+        };
+        for token in forced {
+            let sampled = Sampled {
+                token,
+                logprob: None,
+                top: TopLogprobs::default(),
+            };
+            match self.push(now, job, run, &sampled) {
+                None => {}
+                Some(finish) => return Piece::Ends(finish_of(finish, run)),
+            }
+        }
+        match run.is_over() {
+            true => Piece::Ends(Finish::Grammar),
+            false => Piece::GoesOn,
         }
     }
 
@@ -328,9 +357,29 @@ impl Worker {
         let Stage::Serving(serving) = &self.stage else {
             return Piece::GoesOn;
         };
+        let kind = run.kind(&serving.tokenizer, sampled.token);
+        if let Err(error) = run.follow(job, sampled.token, kind) {
+            return Err(error).into();
+        }
+        match self.push(now, job, run, sampled) {
+            None => Piece::GoesOn,
+            Some(finish) => Piece::Ends(finish_of(finish, run)),
+        }
+    }
+
+    /// A token is part of the output, and is told.
+    fn push(
+        &mut self,
+        now: Instant,
+        job: &Job,
+        run: &mut Run,
+        sampled: &Sampled,
+    ) -> Option<Finish> {
+        let Stage::Serving(serving) = &self.stage else {
+            return None;
+        };
         let index = run.session.completion_tokens() as u64;
-        let before = run.session.tokens().last().copied();
-        let kind = kind(&serving.tokenizer, sampled.token, before);
+        let kind = run.kind(&serving.tokenizer, sampled.token);
         let pushed = run.session.push(sampled.token, kind);
         if pushed.finish.is_none() {
             run.drawn(sampled.token);
@@ -364,7 +413,7 @@ impl Worker {
             }
         }
         self.time_token(now, job, run);
-        pushed.finish.map_or(Piece::GoesOn, Piece::Ends)
+        pushed.finish
     }
 
     fn time_token(&mut self, now: Instant, job: &Job, run: &mut Run) {
@@ -380,6 +429,21 @@ impl Worker {
             Some(last) => self.counters.inter_token_ms.observe(clock.ms(last, now)),
         }
         run.last_token = Some(now);
+    }
+}
+
+/// A form that is complete with the last token that there may be has not been cut off.
+fn finish_of(finish: Finish, run: &Run) -> Finish {
+    match finish {
+        Finish::MaxTokens | Finish::Context if run.is_over() => Finish::Grammar,
+        Finish::MaxTokens
+        | Finish::Context
+        | Finish::EndOfGeneration
+        | Finish::StopString(_)
+        | Finish::StopToken(_)
+        | Finish::Grammar
+        | Finish::Cancelled
+        | Finish::Timeout => finish,
     }
 }
 

@@ -1,6 +1,7 @@
 //! From the load to the exit: loading, the end of input, draining, signals, and what ends the process.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use worker_orcd_protocol::{
@@ -10,6 +11,7 @@ use worker_orcd_protocol::{
 use super::Worker;
 use super::loading::Loading;
 use crate::device::{Device, DeviceError, PAGE_TOKENS};
+use crate::grammar::Vocabulary;
 use crate::limits;
 use crate::load::ModelFacts;
 use crate::log::Level;
@@ -28,7 +30,9 @@ pub(super) enum Stage {
 /// A model in place.
 pub(super) struct Serving {
     pub(super) device: Box<dyn Device>,
-    pub(super) tokenizer: Rc<Tokenizer>,
+    pub(super) tokenizer: Arc<Tokenizer>,
+    /// What grammars are compiled for; made when the first one comes.
+    pub(super) vocabulary: Option<Vocabulary>,
     pub(super) template: Option<Rc<ChatTemplate>>,
     pub(super) model: ModelFacts,
     pub(super) pool: PagePool,

@@ -126,6 +126,7 @@ impl Worker {
         self.stage = Stage::Serving(Box::new(Serving {
             device,
             tokenizer,
+            vocabulary: None,
             template,
             model,
             pool,

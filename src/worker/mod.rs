@@ -8,6 +8,7 @@ mod chat;
 mod config;
 mod controls;
 mod counters;
+mod form;
 mod generate;
 mod lifecycle;
 mod loading;

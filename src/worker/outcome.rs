@@ -29,6 +29,17 @@ impl Worker {
             Work::Running(run) => run,
         };
         self.release(&job.id, &mut run);
+        let complete = run.controls.form.as_mut().map(|form| match finish {
+            // What a stop string cuts off belonged to the form.
+            Finish::StopString(_) => false,
+            Finish::EndOfGeneration
+            | Finish::StopToken(_)
+            | Finish::Grammar
+            | Finish::MaxTokens
+            | Finish::Context
+            | Finish::Cancelled
+            | Finish::Timeout => form.is_complete(),
+        });
         let tail = run.session.end(finish);
         run.text.push_str(&tail);
         let (tail, text) = if job.params.stream {
@@ -41,8 +52,13 @@ impl Worker {
         let ids = run.session.tokens().split_at(run.session.prompt_tokens());
         let wants_ids = job.params.return_token_ids;
         let result = GenerateResult {
-            finish_reason: finish_reason(finish),
+            finish_reason: match finish_reason(finish) {
+                // A stop that comes too early leaves a piece of what was asked for, as a limit does.
+                FinishReason::Stop if complete == Some(false) => FinishReason::Length,
+                reason => reason,
+            },
             stop_reason: stop_reason(finish, &job.params.stop),
+            grammar_complete: complete,
             usage: run.usage(),
             timings: self.timings(now, &job, &run),
             seed: job.seed,
@@ -71,6 +87,7 @@ impl Worker {
         let result = GenerateResult {
             finish_reason: finish_reason(finish),
             stop_reason: stop_reason(finish, &job.params.stop),
+            grammar_complete: None,
             usage: Usage::default(),
             timings: Timings {
                 queue_ms,
@@ -206,9 +223,10 @@ impl Worker {
 
 fn finish_reason(finish: Finish) -> FinishReason {
     match finish {
-        Finish::EndOfGeneration | Finish::StopString(_) | Finish::StopToken(_) => {
-            FinishReason::Stop
-        }
+        Finish::EndOfGeneration
+        | Finish::StopString(_)
+        | Finish::StopToken(_)
+        | Finish::Grammar => FinishReason::Stop,
         Finish::MaxTokens | Finish::Context => FinishReason::Length,
         Finish::Cancelled => FinishReason::Cancelled,
         Finish::Timeout => FinishReason::Timeout,
@@ -220,6 +238,7 @@ fn stop_reason(finish: Finish, stop: &[String]) -> Option<StopReason> {
         Finish::EndOfGeneration => Some(StopReason::Eos),
         Finish::StopString(index) => stop.get(index).cloned().map(StopReason::StopString),
         Finish::StopToken(token) => Some(StopReason::StopToken(token)),
+        Finish::Grammar => Some(StopReason::Grammar),
         Finish::MaxTokens => Some(StopReason::MaxTokens),
         Finish::Context => Some(StopReason::Context),
         Finish::Cancelled | Finish::Timeout => None,

@@ -12,6 +12,8 @@ use super::lifecycle::Serving;
 use super::prompt_scores::{PromptScores, Target};
 use super::queue::Job;
 use crate::device::{Capacity, DeviceError, Output, PAGE_TOKENS, Rows, Step};
+use crate::grammar::{Matcher, MatcherError};
+use crate::limits;
 use crate::pages::{PageTable, pages_for};
 use crate::prefix::{PageCopy, Reused};
 use crate::sampling::{
@@ -123,9 +125,7 @@ impl Run {
             return Ok(());
         }
         let Some(chunk) = self.session.chunk(device.capacity().step_tokens_max) else {
-            device.sample(self.sample_step(job))?;
-            self.flight = Flight::Sample { since: now };
-            return Ok(());
+            return self.launch_draw(serving, job, now);
         };
         let in_prompt = chunk.position < self.session.prompt_tokens();
         let rows = match chunk.then {
@@ -134,7 +134,14 @@ impl Run {
             Then::Sample => Rows::Last,
         };
         let (position, known) = (chunk.position, chunk.tokens.len());
-        let proposal = propose(&mut self.drafter, &self.session, &chunk, &device.capacity());
+        let proposal = propose(
+            &mut self.drafter,
+            &mut self.controls.form,
+            &self.session,
+            &chunk,
+            &device.capacity(),
+        )
+        .map_err(not_followed)?;
         let (tokens, rows) = match proposal {
             [] => (chunk.tokens, rows),
             proposal => (proposal, Rows::All),
@@ -162,6 +169,21 @@ impl Run {
         Ok(())
     }
 
+    /// Lets the device draw a token from what it has computed.
+    fn launch_draw(
+        &mut self,
+        serving: &mut Serving,
+        job: &Job,
+        now: Instant,
+    ) -> Result<(), DeviceError> {
+        if let Some(form) = &mut self.controls.form {
+            form.prepare().map_err(not_followed)?;
+        }
+        serving.device.sample(self.sample_step(job))?;
+        self.flight = Flight::Sample { since: now };
+        Ok(())
+    }
+
     /// Notes that a token was drawn after which the generation goes on. Where it was foreseen, the device has seen it.
     pub(super) fn drawn(&mut self, token: u32) {
         let drafter = self.drafter.as_mut();
@@ -182,7 +204,7 @@ impl Run {
             xtc_uniform: uniform_for_xtc(job.seed, drawn as u64),
             history: self.session.tokens(),
             bias: &self.controls.bias,
-            allowed: None,
+            allowed: self.controls.form.as_ref().map(|f| TokenSet(f.allowed())),
             banned: if too_early {
                 &self.controls.endings
             } else {
@@ -190,6 +212,62 @@ impl Run {
             },
             breakers: TokenSet(&self.controls.breakers),
             logprobs: job.params.logprobs.map(|n| n as usize),
+        }
+    }
+
+    /// Finds out what the next token may be while the device works on the last ones.
+    pub(super) fn look_ahead(&mut self) -> Result<(), DeviceError> {
+        match (&self.flight, &mut self.controls.form) {
+            (Flight::Forward { .. }, Some(form)) => form.prepare().map_err(not_followed),
+            (_, Some(_) | None) => Ok(()),
+        }
+    }
+
+    /// Whether the form leaves nothing more to say.
+    pub(super) fn is_over(&self) -> bool {
+        self.controls.form.as_ref().is_some_and(Matcher::is_over)
+    }
+
+    /// What a token means when it comes next.
+    pub(super) fn kind<'a>(&self, tokenizer: &'a Tokenizer, token: u32) -> TokenKind<'a> {
+        if tokenizer.is_end_of_generation(token) {
+            TokenKind::EndOfGeneration
+        } else if tokenizer.is_control(token) {
+            TokenKind::Control
+        } else {
+            let before = self.session.tokens().last().copied();
+            let bytes = match &self.controls.form {
+                // A space that belongs to the form is not the one that encoding adds.
+                Some(_) => tokenizer.token_bytes(token),
+                None => tokenizer.text_bytes(token, before),
+            };
+            TokenKind::Text(bytes.unwrap_or_default())
+        }
+    }
+
+    /// Notes a drawn token where the output has a form. What only ends the generation is no part of it.
+    pub(super) fn follow(
+        &mut self,
+        job: &Job,
+        token: u32,
+        kind: TokenKind<'_>,
+    ) -> Result<(), DeviceError> {
+        let ends = kind == TokenKind::EndOfGeneration && job.params.ignore_eos
+            || job.params.stop_token_ids.contains(&token);
+        match &mut self.controls.form {
+            Some(form) if !ends => form.take(token).map_err(not_followed),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Some tokens that have to come next, where the device need not be asked.
+    pub(super) fn forced(&mut self, job: &Job) -> Result<Vec<u32>, DeviceError> {
+        let early = self.session.completion_tokens() < job.params.min_tokens as usize;
+        match &mut self.controls.form {
+            Some(form) if !early && self.prefilled.is_some() => form
+                .force(limits::FORCED_PIECE_TOKENS)
+                .map_err(not_followed),
+            Some(_) | None => Ok(Vec::new()),
         }
     }
 
@@ -227,6 +305,11 @@ impl Run {
             self.session.completion_tokens() as u64,
         )
     }
+}
+
+/// The form cannot be kept: that ends this request and nothing else.
+fn not_followed(error: MatcherError) -> DeviceError {
+    DeviceError::Step(error.to_string())
 }
 
 /// VRAM_OOM where the pool is too small for a sequence of so many tokens. What earlier requests have left in it does not count: it
@@ -282,23 +365,29 @@ fn pace(speculation: Speculation) -> Option<Pace> {
 }
 
 /// The next step with tokens that may follow, where the chunk is a token that was just drawn; nothing where it goes alone. Every
-/// proposed token is drawn like any other: whoever knows that one cannot come saves time by ending the list before it.
+/// proposed token is drawn like any other; the list ends before the first one that the form of the output rules out.
 fn propose<'a>(
     drafter: &'a mut Option<Drafter>,
+    form: &mut Option<Matcher>,
     session: &Session,
     chunk: &Chunk<'_>,
     capacity: &Capacity,
-) -> &'a [u32] {
+) -> Result<&'a [u32], MatcherError> {
     let is_drawn = chunk.position >= session.prompt_tokens() && chunk.tokens.len() == 1;
-    match drafter {
-        Some(drafter) if is_drawn => {
-            // What is drawn after the last proposed token has to have a place too.
-            let left = session.tokens_max() - session.tokens().len();
-            let step = capacity.exact_tokens_max.min(capacity.step_tokens_max);
-            let room = left.min(step).saturating_sub(1);
-            drafter.propose(session.tokens(), room)
+    let Some(drafter) = drafter.as_mut().filter(|_| is_drawn) else {
+        return Ok(&[]);
+    };
+    // What is drawn after the last proposed token has to have a place too.
+    let left = session.tokens_max() - session.tokens().len();
+    let step = capacity.exact_tokens_max.min(capacity.step_tokens_max);
+    let room = left.min(step).saturating_sub(1);
+    let proposed = drafter.propose(session.tokens(), room);
+    match (form, proposed.get(1..)) {
+        (Some(form), Some(following)) => {
+            let possible = form.possible(following)?;
+            Ok(drafter.keep(possible))
         }
-        Some(_) | None => &[],
+        (Some(_), None) | (None, _) => Ok(drafter.step()),
     }
 }
 
@@ -307,17 +396,6 @@ fn cache(params: &GenerateParams) -> Cache {
         Cache::Used
     } else {
         Cache::PassedBy
-    }
-}
-
-/// What a token means for a generation, given the token before it.
-pub(super) fn kind(tokenizer: &Tokenizer, token: u32, before: Option<u32>) -> TokenKind<'_> {
-    if tokenizer.is_end_of_generation(token) {
-        TokenKind::EndOfGeneration
-    } else if tokenizer.is_control(token) {
-        TokenKind::Control
-    } else {
-        TokenKind::Text(tokenizer.text_bytes(token, before).unwrap_or_default())
     }
 }
 

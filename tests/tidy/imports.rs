@@ -56,6 +56,8 @@ const FLOORS: &[Floor] = &[
     // It moves pages between a device and a file.
     floor("state", &["device", "limits", "pages"]),
     floor("text", &["gguf", "limits"]),
+    // It says what tokens may come, and how much a grammar may have on the wire.
+    floor("grammar", &["limits", "protocol::limits", "text"]),
     // A generation turns bytes into text as they come.
     floor("session", &["text"]),
     // The one place that picks a backend.
@@ -63,8 +65,8 @@ const FLOORS: &[Floor] = &[
     Floor {
         of: "worker",
         may: &[
-            PROTOCOL, "device", "limits", "load", "log", "pages", "prefix", "sampling", "session",
-            "state", "text",
+            PROTOCOL, "device", "grammar", "limits", "load", "log", "pages", "prefix", "sampling",
+            "session", "state", "text",
         ],
         never: BACKENDS,
     },

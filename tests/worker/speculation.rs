@@ -51,6 +51,25 @@ fn what_is_proposed_goes_with_the_last_token_and_what_is_wrong_is_thrown_away() 
 }
 
 #[test]
+fn what_the_form_of_the_output_rules_out_is_not_proposed() {
+    // Log-probabilities are wanted, so that nothing is put into the output without a draw.
+    let form = |value: &str| json!({"prompt": "abcdef.", "speculation": 4, "logprobs": 0, "grammar": {"type": "regex", "value": value}});
+    let rig = answered("abcc", form("[a-c]{4}"));
+    let step = |text: &str, position, rows| (text.to_owned(), position, rows);
+    let want = [
+        step("abcdef.", 0, Rows::Last),
+        step("a", 7, Rows::Last),
+        step("bc", 8, Rows::All),
+    ];
+    assert_eq!(steps(&rig)[..3], want);
+    assert_eq!(counts(&rig), (1, 1));
+    assert_eq!(rig.response(1)["result"]["stop_reason"], "grammar");
+    // Where nothing of it can come, the step is one of a token.
+    let rig = answered("abab", form("[ab]{4}"));
+    assert!(steps(&rig)[1..].iter().all(|s| s.0.len() == 1));
+}
+
+#[test]
 fn without_the_field_nothing_is_proposed() {
     for speculation in [json!({}), json!({"speculation": "off"})] {
         let mut params = json!({"prompt": "aaaa", "max_tokens": 20});

@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
@@ -408,7 +409,7 @@ impl Load for ScriptedLoad {
 
 thread_local! {
     /// Made once a thread: a tokenizer takes longer to make than most tests take.
-    static TOKENIZER: Rc<Tokenizer> = Rc::new(byte_tokenizer(&["<|end|>", "<|pad|>"]));
+    static TOKENIZER: Arc<Tokenizer> = Arc::new(byte_tokenizer(&["<|end|>", "<|pad|>"]));
     static TEMPLATES: RefCell<HashMap<&'static str, Rc<ChatTemplate>>> = RefCell::default();
 }
 
@@ -475,8 +476,8 @@ impl Rig {
         let loaded = Loaded {
             device,
             tokenizer: match setup.tokenizer {
-                Some(tokenizer) => Rc::new(tokenizer),
-                None => TOKENIZER.with(Rc::clone),
+                Some(tokenizer) => Arc::new(tokenizer),
+                None => TOKENIZER.with(Arc::clone),
             },
             template: setup.template.map(template),
             model: ModelFacts {

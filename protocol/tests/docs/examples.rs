@@ -322,6 +322,8 @@ fn generate_params() -> Vec<Example> {
             },
         ),
         params("everything", text_id("job/2"), everything()),
+        params("json_schema", Id::Number(4), json_schema()),
+        params("choice", Id::Number(5), choice()),
         params(
             "token_ids",
             Id::Number(3),
@@ -331,6 +333,48 @@ fn generate_params() -> Vec<Example> {
             },
         ),
     ]
+}
+
+/// A request whose answer is JSON under a schema.
+fn json_schema() -> GenerateParams {
+    let schema = json!({
+        "type": "object",
+        "properties": {
+            "city": {"type": "string", "maxLength": 20},
+            "country": {"type": "string", "maxLength": 20},
+            "inhabitants": {"type": "integer", "minimum": 0, "maximum": 100_000_000},
+        },
+        "required": ["city", "country", "inhabitants"],
+        "additionalProperties": false,
+    });
+    GenerateParams {
+        messages: Some(vec![user("Describe Paris as JSON.")]),
+        max_tokens: Some(200),
+        temperature: 0.0,
+        response_format: Some(ResponseFormat {
+            kind: ResponseFormatKind::JsonSchema,
+            json_schema: Some(SchemaFormat {
+                name: None,
+                strict: None,
+                schema: schema.as_object().cloned().unwrap_or_default(),
+            }),
+        }),
+        ..Default::default()
+    }
+}
+
+/// A request whose answer is one of three words.
+fn choice() -> GenerateParams {
+    let words = ["positive", "negative", "neutral"].map(str::to_owned);
+    GenerateParams {
+        messages: Some(vec![user("How does this sound? \"I love it.\"")]),
+        temperature: 0.0,
+        grammar: Some(Grammar {
+            kind: GrammarKind::Choice,
+            value: GrammarValue::Choices(words.into()),
+        }),
+        ..Default::default()
+    }
 }
 
 /// Every field that says how tokens are drawn, and what is told of them.
@@ -361,6 +405,14 @@ fn sampling_fields() -> GenerateParams {
         stop: vec!["\n\n".into(), "User:".into()],
         stop_token_ids: vec![28],
         ignore_eos: true,
+        response_format: Some(ResponseFormat {
+            kind: ResponseFormatKind::Text,
+            json_schema: None,
+        }),
+        grammar: Some(Grammar {
+            kind: GrammarKind::Regex,
+            value: GrammarValue::Text("[A-Z][a-z]+(, [A-Z][a-z]+){2}".into()),
+        }),
         speculation: Speculation::Word(SpeculationWord::Auto),
         logprobs: Some(1),
         prompt_logprobs: Some(0),
@@ -413,6 +465,25 @@ fn greedy(max_tokens: u32) -> Sampling {
     }
 }
 
+/// A form that is complete, and one that a stop string cuts off.
+fn formed(streamed: &GenerateResult) -> (GenerateResult, GenerateResult) {
+    let formed = GenerateResult {
+        stop_reason: Some(StopReason::Grammar),
+        grammar_complete: Some(true),
+        usage: Usage::new(34, 0, 2),
+        sampling: greedy(8158),
+        ..streamed.clone()
+    };
+    let cut = GenerateResult {
+        finish_reason: FinishReason::Length,
+        stop_reason: Some(StopReason::StopString(",".into())),
+        grammar_complete: Some(false),
+        usage: Usage::new(32, 0, 7),
+        ..streamed.clone()
+    };
+    (formed, cut)
+}
+
 fn stop_token(streamed: GenerateResult) -> GenerateResult {
     GenerateResult {
         stop_reason: Some(StopReason::StopToken(28)),
@@ -461,6 +532,7 @@ fn generate_results() -> Vec<Example> {
     let streamed = GenerateResult {
         finish_reason: FinishReason::Stop,
         stop_reason: Some(StopReason::Eos),
+        grammar_complete: None,
         usage: Usage::new(5, 0, 8),
         timings: timings(),
         seed: 1_905_312_220_174_003,
@@ -493,7 +565,10 @@ fn generate_results() -> Vec<Example> {
         },
         ..streamed.clone()
     };
+    let (formed, cut) = formed(&streamed);
     vec![
+        result("grammar", Id::Number(5), formed),
+        result("grammar_cut", Id::Number(4), cut),
         result("streamed", Id::Number(1), streamed),
         result("whole", Id::Number(2), whole),
         result("stop_token", Id::Number(3), stop_token),
@@ -976,9 +1051,22 @@ fn errors() -> Vec<Example> {
             ErrorObject::new(ErrorCode::VramOom, "the KV pool has 12 free pages, this request needs 32; try again later"),
         ),
         error("cuda_error", ErrorObject::new(ErrorCode::CudaError, "the step failed: too many resources requested for launch")),
-        error("invalid_grammar", ErrorObject::new(ErrorCode::InvalidGrammar, "the grammar is wrong at line 3")),
+        error("invalid_grammar", invalid_grammar()),
         error("template_error", ErrorObject::new(ErrorCode::TemplateError, "the chat template refuses: roles must alternate")),
         error("shutting_down", ErrorObject::shutting_down()),
         example("ErrorObject", "duplicate_id", Kind::Error(None), duplicate),
     ]
+}
+
+fn invalid_grammar() -> ErrorObject {
+    let field = "response_format.json_schema.schema";
+    let message =
+        format!("{field} is refused at /properties/city/not: the keyword \"not\" is not taken");
+    let details = ErrorDetails {
+        pointer: Some("/properties/city/not".into()),
+        ..Default::default()
+    };
+    ErrorObject::new(ErrorCode::InvalidGrammar, message)
+        .with_param(field)
+        .with_details(details)
 }

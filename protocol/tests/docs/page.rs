@@ -285,6 +285,7 @@ impl Page<'_> {
             "Arguments",
             "Content",
             "ErrorCode",
+            "GrammarValue",
             "Id",
             "InputLine",
             "LogitBias",

@@ -8,6 +8,14 @@ use super::dice::Dice;
 use super::script::{Ask, Author, SECRET, Saying, TEMPLATE};
 use crate::support::{END, PAD};
 
+/// Fields that ask for a form that there is not.
+const WRONG_FORMS: [&str; 4] = [
+    r#","grammar":{"type":"regex","value":"a("}"#,
+    r#","grammar":{"type":"lark","value":"start: a"}"#,
+    r#","grammar":{"type":"choice","value":["a","a"]}"#,
+    r#","response_format":{"type":"json_schema","json_schema":{"schema":{"not":{}}}}"#,
+];
+
 /// What a `generate` asks for, as far as its answer depends on it.
 pub struct Wish {
     pub prompt: Result<Vec<u32>, ErrorCode>,
@@ -57,8 +65,13 @@ impl Author {
     }
 
     pub fn generate(&mut self) -> Saying {
-        let (input, prompt) = self.prompt();
+        let (mut input, mut prompt) = self.prompt();
         let dice = &mut self.dice;
+        // What form the output has is looked at before the prompt.
+        if dice.one_in(24) {
+            input.push_str(dice.pick(&WRONG_FORMS));
+            prompt = Err(ErrorCode::InvalidGrammar);
+        }
         let stops: [&[&'static str]; 5] = [
             &["ab", "aa"],
             &["é"],

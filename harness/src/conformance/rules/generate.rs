@@ -110,16 +110,12 @@ impl Generate {
             Rule::Cancel,
             || format!("a cancel of {id} was answered with found true, but it ended with {reason}"),
         )?;
-        hold(
-            reasons_agree(reason, &result["stop_reason"]),
-            Rule::Reasons,
-            || {
-                format!(
-                    "{id} has finish_reason {reason} and stop_reason {}",
-                    result["stop_reason"]
-                )
-            },
-        )?;
+        hold(reasons_agree(reason, result), Rule::Reasons, || {
+            format!(
+                "{id} has finish_reason {reason} and stop_reason {}",
+                result["stop_reason"]
+            )
+        })?;
         hold(is_streamed || self.tokens == 0, Rule::StreamOrText, || {
             format!("{id} has stream false and got tokens")
         })?;
@@ -187,10 +183,17 @@ fn seed_is_as_asked(seed: &Value, asked: &Value) -> Result<(), Breach> {
 }
 
 /// The table of protocol/PROTOCOL.md.
-fn reasons_agree(finish: &Value, stop: &Value) -> bool {
+fn reasons_agree(finish: &Value, result: &Value) -> bool {
+    let stop = &result["stop_reason"];
+    let is_stopped = stop.is_string() || stop.is_u64();
     match finish.as_str() {
-        Some("stop") => stop.is_string() || stop.is_u64(),
-        Some("length") => stop == "max_tokens" || stop == "context",
+        Some("stop") => is_stopped && result["grammar_complete"] != false,
+        // A stop inside a form that is not complete cuts it off.
+        Some("length") => {
+            stop == "max_tokens"
+                || stop == "context"
+                || is_stopped && result["grammar_complete"] == false
+        }
         _ => stop.is_null(),
     }
 }
