@@ -167,15 +167,6 @@ struct Opened {
     weights: Weights,
 }
 
-/// The device's share of the mapped files.
-struct Shared(Rc<Mapped>);
-
-impl AsRef<[u8]> for Shared {
-    fn as_ref(&self) -> &[u8] {
-        (*self.0).as_ref()
-    }
-}
-
 impl FileLoad {
     /// A load that has done nothing yet.
     pub fn new(options: LoadOptions) -> Self {
@@ -353,21 +344,21 @@ impl FileLoad {
         let Opened {
             map, plan, weights, ..
         } = opened;
-        let map = Box::new(Shared(map));
         let page_bytes = cpu::page_bytes(&plan, self.options.kv) as u64;
         let options = CpuOptions {
             context: pool_tokens(model.context_length, self.options.kv_bytes, page_bytes)?,
             kv: self.options.kv,
             isa: Isa::best(),
         };
-        let device = CpuDevice::new(plan, weights, map, options).map_err(|e| match e {
-            CpuError::Memory { bytes, .. } => LoadError::NoMemory {
-                message: e.to_string(),
-                required_bytes: bytes,
-                available_bytes: 0,
-            },
-            CpuError::Unsupported(_) => self.bad_model(e),
-        })?;
+        let device =
+            CpuDevice::new(plan, weights, Box::new(map), options).map_err(|e| match e {
+                CpuError::Memory { bytes, .. } => LoadError::NoMemory {
+                    message: e.to_string(),
+                    required_bytes: bytes,
+                    available_bytes: 0,
+                },
+                CpuError::Unsupported(_) => self.bad_model(e),
+            })?;
         model.device = device.name();
         Ok(Loaded {
             device: Box::new(device),
@@ -456,7 +447,7 @@ impl Load for FileLoad {
                 if progress.processed >= progress.total {
                     return Ok(LoadStep::Ready(loaded));
                 }
-                // The tensors come in about the order of the file.
+                // The tensors come in about the order of the files.
                 self.read_bytes = usize::try_from(progress.processed).unwrap_or(usize::MAX);
                 self.stage = Stage::Weights(loaded, map);
                 Ok(LoadStep::Progress(progress))
