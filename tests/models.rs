@@ -592,7 +592,7 @@ fn a_step_in_the_smallest_slices_gives_the_same_bits() {
 }
 
 #[test]
-fn a_token_is_drawn_from_the_last_row() {
+fn a_token_is_drawn_from_the_row_that_is_named() {
     let shape = TinyLlama::new(TensorType::F32);
     let tokens = tokens(12, shape.n_vocab);
     let greedy = SamplingParams::GREEDY;
@@ -611,7 +611,10 @@ fn a_token_is_drawn_from_the_last_row() {
         let likeliest =
             (0..77u32).max_by(|a, b| logits[*a as usize].total_cmp(&logits[*b as usize]));
         device
-            .sample(SampleStep::new(&greedy, 0.5, &tokens))
+            .sample(SampleStep {
+                row: last,
+                ..SampleStep::new(&greedy, 0.5, &tokens)
+            })
             .expect("a draw");
         match device
             .poll(Instant::now() + Duration::from_secs(9))

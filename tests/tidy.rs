@@ -49,7 +49,7 @@ const LONG_FILES: &[(&str, usize)] = &[];
 /// Shown on a page as it stands, and explained there.
 const OPENS_WITH_CODE: &str = "protocol/doc/client.py";
 
-/// Where `unsafe` may stand, apart from tests and benches: kernels and the calls to them, and the mapped file. Descriptors and
+/// Where `unsafe` may stand, apart from tests and benches: kernels and the calls to them, and the mapped files. Descriptors and
 /// signals are reached through crates that need none here.
 const UNSAFE_FILES: &[&str] = &[
     "src/device/cpu/formats/blocks.rs",

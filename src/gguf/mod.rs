@@ -1,7 +1,7 @@
 //! GGUF files: bytes to metadata and tensor places, by a parser that takes nothing in the file for granted.
 //!
 //! A file is a header (magic, version, counts), key-value pairs, a list of tensors and then the tensors' bytes. Only the first three
-//! are read here; the weights stay where they are, in the mapped file, and [`Gguf::tensor_bytes`] hands out views of them. Whatever
+//! are read here; the weights stay where they are, in the mapped files, and [`Gguf::tensor_bytes`] hands out views of them. Whatever
 //! the bytes are, parsing ends in a [`Gguf`] whose every tensor lies inside the file, or in an error that names the key or the tensor.
 //! A model in several files is parsed file by file, and [`split`] makes one of them.
 //! Nothing is reserved on the word of a count alone, so that a damaged file cannot ask for memory that it does not itself fill.
@@ -58,23 +58,25 @@ pub struct Gguf {
     pub alignment: u64,
     /// The key-value pairs.
     pub metadata: Metadata,
-    /// The tensors in the file's order. They lie inside the file and do not overlap.
+    /// The tensors in the order of the files and of each file. They lie inside their file and do not overlap.
     pub tensors: Vec<TensorInfo>,
 }
 
 /// Where a tensor is and what it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
-    /// The tensor's name; no two in a file are alike.
+    /// The tensor's name; no two in a model are alike.
     pub name: String,
     /// Elements along each dimension, innermost (contiguous) first; one to four, none zero.
     /// The first is a multiple of the type's block length, so that every row is whole blocks.
     pub dims: Vec<u64>,
     /// How the elements are stored.
     pub ggml_type: GgmlType,
-    /// First byte, counted from the start of the file.
+    /// Which of the model's files it lies in, from 0.
+    pub file: usize,
+    /// First byte, counted from the start of that file.
     pub offset: u64,
-    /// Number of bytes; `offset + size_bytes` is at most the length of the file.
+    /// Number of bytes; `offset + size_bytes` is at most the length of that file.
     pub size_bytes: u64,
 }
 
@@ -91,7 +93,7 @@ impl Gguf {
         self.tensors.iter().find(|t| t.name == name)
     }
 
-    /// The stored bytes of `tensor`, `tensor.size_bytes` long, as a view of `file`, which is the whole file that was parsed.
+    /// The stored bytes of `tensor`, `tensor.size_bytes` long, as a view of `file`, which is the whole file that it lies in.
     ///
     /// Fails if `file` ends before the tensor does, that is if it is not the file that was parsed.
     pub fn tensor_bytes<'a>(

@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 
 use super::error::{GgufError, shown};
-use super::{ALIGNMENT_KEY, Gguf};
+use super::{ALIGNMENT_KEY, Gguf, TensorInfo};
 
 const NUMBER_KEY: &str = "split.no";
 const COUNT_KEY: &str = "split.count";
@@ -54,42 +54,30 @@ fn digits(text: &str) -> Option<u32> {
     is_number.then(|| text.parse().ok()).flatten()
 }
 
-/// One file of several, parsed.
-#[derive(Clone, Debug)]
-pub struct Shard {
-    /// What it says.
-    pub gguf: Gguf,
-    /// Where its first byte lies when all files lie one after another, with whatever between them.
-    pub start: u64,
-}
-
-/// One [`Gguf`] of all files of a model, in their order: the metadata of the first and the tensors of all, their offsets counted from
-/// the start of the first file.
+/// One [`Gguf`] of all files of a model, in their order: the metadata of the first and the tensors of all, each with the number of its
+/// file.
 ///
 /// # Errors
 ///
 /// A file that does not belong to the others, with its place among them.
-pub fn join(shards: Vec<Shard>) -> Result<Gguf, (usize, GgufError)> {
-    let files = shards.len() as u64;
-    for (place, shard) in shards.iter().enumerate() {
-        check_numbers(&shard.gguf, place as u64, files).map_err(|error| (place, error))?;
+pub fn join(files: Vec<Gguf>) -> Result<Gguf, (usize, GgufError)> {
+    let count = files.len() as u64;
+    for (place, file) in files.iter().enumerate() {
+        check_numbers(file, place as u64, count).map_err(|error| (place, error))?;
     }
-    let mut shards = shards.into_iter();
-    let Some(Shard {
-        gguf: mut all,
-        start,
-    }) = shards.next()
-    else {
+    let mut files = files.into_iter();
+    let Some(mut all) = files.next() else {
         return Err((0, GgufError::NoFiles));
     };
-    move_tensors(&mut all, start).map_err(|error| (0, error))?;
-    for (place, mut shard) in (1..).zip(shards) {
-        move_tensors(&mut shard.gguf, shard.start)
-            .and_then(|()| check_keys(&all, &shard.gguf))
-            .map_err(|error| (place, error))?;
-        all.tensors.append(&mut shard.gguf.tensors);
+    for (place, later) in (1..).zip(files) {
+        check_keys(&all, &later).map_err(|error| (place, error))?;
+        all.tensors
+            .extend(later.tensors.into_iter().map(|tensor| TensorInfo {
+                file: place,
+                ..tensor
+            }));
     }
-    check_tensors(&all, files).map_err(|error| (0, error))?;
+    check_tensors(&all, count).map_err(|error| (0, error))?;
     Ok(all)
 }
 
@@ -114,21 +102,6 @@ fn check_numbers(gguf: &Gguf, place: u64, files: u64) -> Result<(), GgufError> {
             wanted: place,
         }),
     }
-}
-
-fn move_tensors(gguf: &mut Gguf, start: u64) -> Result<(), GgufError> {
-    for tensor in &mut gguf.tensors {
-        // The end of the tensor has to fit as well.
-        let end = tensor.offset.checked_add(tensor.size_bytes);
-        if end.and_then(|end| end.checked_add(start)).is_none() {
-            return Err(GgufError::SizeOverflow {
-                tensor: shown(&tensor.name),
-                dims: tensor.dims.clone(),
-            });
-        }
-        tensor.offset += start;
-    }
-    Ok(())
 }
 
 /// A later file repeats what the first says, or says nothing: something else would be lost.

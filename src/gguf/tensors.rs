@@ -73,6 +73,7 @@ fn read_tensor(
         name: name.to_owned(),
         dims,
         ggml_type,
+        file: 0,
         offset,
         size_bytes,
     })

@@ -4,7 +4,7 @@ use crate::device::cpu::isa::Isa;
 use crate::device::cpu::{CpuDevice, CpuError, CpuOptions};
 use crate::device::{Device, KvType};
 use crate::model::plan::Plan;
-use crate::model::weights::Weights;
+use crate::model::weights::{Files, Weights};
 
 use super::LoadError;
 
@@ -52,7 +52,7 @@ pub(super) fn page_bytes(target: Target, plan: &Plan, kv: KvType) -> usize {
 pub(super) struct Parts {
     pub(super) plan: Plan,
     pub(super) weights: Weights,
-    pub(super) file: Box<dyn AsRef<[u8]>>,
+    pub(super) files: Box<dyn Files>,
     /// Tokens that the KV pool holds.
     pub(super) pool_tokens: usize,
     pub(super) kv: KvType,
@@ -73,7 +73,7 @@ fn open_cpu(parts: Parts) -> Result<(Box<dyn Device>, String), LoadError> {
         isa: Isa::best(),
     };
     let device =
-        CpuDevice::new(parts.plan, parts.weights, parts.file, options).map_err(|e| match e {
+        CpuDevice::new(parts.plan, parts.weights, parts.files, options).map_err(|e| match e {
             CpuError::Memory { bytes, .. } => LoadError::NoMemory {
                 message: e.to_string(),
                 required_bytes: bytes,
@@ -94,7 +94,7 @@ fn open_cuda(number: u32, parts: Parts) -> Result<(Box<dyn Device>, String), Loa
         kv: parts.kv,
     };
     let device =
-        CudaDevice::new(parts.plan, parts.weights, parts.file, options).map_err(|e| match &e {
+        CudaDevice::new(parts.plan, parts.weights, parts.files, options).map_err(|e| match &e {
             CudaError::Memory {
                 required,
                 available,

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::LoadError;
-use super::map::Mapped;
-use crate::gguf::split::{Shard, ShardName, join};
+use super::map::{self, Mapped};
+use crate::gguf::split::{ShardName, join};
 use crate::gguf::{self, Gguf};
 
 /// Names that an error about a folder lists.
@@ -41,25 +41,23 @@ pub(super) fn open(path: &Path) -> Result<Opened, LoadError> {
         .iter()
         .map(|path| open_file(path, paths.len()))
         .collect::<Result<Vec<_>, _>>()?;
-    let (map, places) = Mapped::new(&files).map_err(|e| no_input(path, &e))?;
-    let mut shards = Vec::with_capacity(paths.len());
+    let mut maps = Vec::with_capacity(paths.len());
+    let mut parsed = Vec::with_capacity(paths.len());
     let mut facts = Vec::with_capacity(paths.len());
-    for (path, place) in paths.iter().zip(&places) {
-        let bytes = &map.as_ref()[place.start..place.start + place.len];
-        let gguf = gguf::parse(bytes).map_err(|e| bad_model(path, e))?;
+    for (path, file) in paths.iter().zip(&files) {
+        let map = map::map(file).map_err(|e| no_input(path, &e))?;
+        let gguf = gguf::parse(&map).map_err(|e| bad_model(path, e))?;
         facts.push(FileFacts {
             path: path.clone(),
-            bytes: place.len as u64,
+            bytes: map.len() as u64,
             tensors: gguf.tensors.len(),
         });
-        shards.push(Shard {
-            gguf,
-            start: place.start as u64,
-        });
+        maps.push(map);
+        parsed.push(gguf);
     }
-    let gguf = join(shards).map_err(|(place, e)| bad_model(&paths[place], e))?;
+    let gguf = join(parsed).map_err(|(place, e)| bad_model(&paths[place], e))?;
     Ok(Opened {
-        map,
+        map: Mapped::new(maps),
         gguf,
         files: facts,
     })
@@ -89,7 +87,7 @@ fn all_of(path: &Path) -> Vec<PathBuf> {
     }
 }
 
-fn open_file(path: &Path, files: usize) -> Result<(File, usize), LoadError> {
+fn open_file(path: &Path, files: usize) -> Result<File, LoadError> {
     let file = File::open(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound if files > 1 => LoadError::NoInput(format!(
             "{} is missing: the model is in {files} files, which all have to lie in one folder",
@@ -104,11 +102,10 @@ fn open_file(path: &Path, files: usize) -> Result<(File, usize), LoadError> {
             path.display()
         )));
     }
-    match usize::try_from(metadata.len()) {
-        Ok(0) => Err(LoadError::BadModel(format!("{} is empty", path.display()))),
-        Ok(len) => Ok((file, len)),
-        Err(e) => Err(bad_model(path, e)),
+    if metadata.len() == 0 {
+        return Err(LoadError::BadModel(format!("{} is empty", path.display())));
     }
+    Ok(file)
 }
 
 /// The first file of the one model in a folder.

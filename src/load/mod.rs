@@ -171,15 +171,6 @@ struct Opened {
     weights: Weights,
 }
 
-/// The device's share of the mapped files.
-struct Shared(Rc<Mapped>);
-
-impl AsRef<[u8]> for Shared {
-    fn as_ref(&self) -> &[u8] {
-        (*self.0).as_ref()
-    }
-}
-
 impl FileLoad {
     /// A load that has done nothing yet.
     pub fn new(options: LoadOptions) -> Self {
@@ -361,7 +352,7 @@ impl FileLoad {
         let parts = device::Parts {
             pool_tokens: pool_tokens(model.context_length, self.options.kv_bytes, page_bytes)?,
             kv: self.options.kv,
-            file: Box::new(Shared(map)),
+            files: Box::new(map),
             plan,
             weights,
         };
@@ -458,7 +449,7 @@ impl Load for FileLoad {
                 if progress.processed >= progress.total {
                     return Ok(LoadStep::Ready(loaded));
                 }
-                // The tensors come in about the order of the file.
+                // The tensors come in about the order of the files.
                 self.read_bytes = usize::try_from(progress.processed).unwrap_or(usize::MAX);
                 self.stage = Stage::Weights(loaded, map);
                 Ok(LoadStep::Progress(progress))

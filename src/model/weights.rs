@@ -9,15 +9,38 @@ use super::plan::{Plan, TensorDecl, TensorId};
 use crate::gguf::{Gguf, TensorInfo};
 use crate::quant::TensorType;
 
-/// Where a claimed tensor lies in the file and in which format.
+/// Where a claimed tensor lies and in which format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Weight {
     /// Its storage format.
     pub kind: TensorType,
-    /// First byte in the file.
+    /// Which of the model's files it lies in, from 0.
+    pub file: usize,
+    /// First byte in that file.
     pub offset: usize,
     /// Length in bytes.
     pub bytes: usize,
+}
+
+/// The files that a model's tensors lie in.
+pub trait Files {
+    /// All bytes of a file; none where there is no such file.
+    fn file(&self, number: usize) -> &[u8];
+
+    /// All bytes of a tensor that was claimed in these files.
+    fn bytes(&self, weight: &Weight) -> &[u8] {
+        &self.file(weight.file)[weight.offset..][..weight.bytes]
+    }
+}
+
+/// A model in one file.
+impl Files for Vec<u8> {
+    fn file(&self, number: usize) -> &[u8] {
+        match number {
+            0 => self,
+            1.. => &[],
+        }
+    }
 }
 
 /// The plan's tensors, found.
@@ -76,18 +99,18 @@ impl Weights {
     }
 
     /// A hash of the weights that tells two models apart without reading all of them: each tensor's type and size, and bytes from its
-    /// beginning, middle and end. `file` holds the tensors.
-    pub fn fingerprint(&self, plan: &Plan, file: &[u8]) -> String {
+    /// beginning, middle and end. `files` hold the tensors.
+    pub fn fingerprint(&self, plan: &Plan, files: &dyn Files) -> String {
         const SAMPLE_BYTES: usize = 64;
         let mut hasher = Sha256::new();
         hasher.update(plan.to_string());
         for weight in &self.claimed {
             hasher.update(weight.kind.name());
             hasher.update(weight.bytes.to_le_bytes());
-            let len = SAMPLE_BYTES.min(weight.bytes);
-            for begin in [0, (weight.bytes - len) / 2, weight.bytes - len] {
-                let begin = weight.offset + begin;
-                hasher.update(file.get(begin..begin + len).unwrap_or_default());
+            let bytes = files.bytes(weight);
+            let len = SAMPLE_BYTES.min(bytes.len());
+            for begin in [0, (bytes.len() - len) / 2, bytes.len() - len] {
+                hasher.update(&bytes[begin..][..len]);
             }
         }
         let digest = hasher.finalize();
@@ -145,6 +168,7 @@ fn check(decl: &TensorDecl, info: &TensorInfo) -> Result<Weight, ModelError> {
         .map_err(|_| ModelError::tensor(&decl.name, "lies beyond what this machine can address"))?;
     Ok(Weight {
         kind,
+        file: info.file,
         offset,
         bytes,
     })

@@ -31,13 +31,13 @@ use super::{
     Step, check_pages, page_range,
 };
 use crate::model::plan::{Op, Plan, Shape, TensorId};
-use crate::model::weights::Weights;
+use crate::model::weights::{Files, Weights};
 use crate::sampling::{self, SampleStep, Sampler};
 
 /// Most tokens a step holds: enough that expanding a weight once for all of them costs little, few enough that activations stay in cache.
 pub const STEP_TOKENS_MAX: usize = 64;
 
-/// Bytes of the mapped file that are brought in between two looks at the clock.
+/// Bytes of the mapped files that are brought in between two looks at the clock.
 const LOAD_PIECE_BYTES: usize = 1 << 20;
 
 /// Room for expanded weights, in values: 128 KiB stay in the second-level cache beside the activations.
@@ -158,7 +158,7 @@ enum Logits {
 pub struct CpuDevice {
     plan: Plan,
     weights: Weights,
-    file: Box<dyn AsRef<[u8]>>,
+    files: Box<dyn Files>,
     /// Vectors of the plan (norms, factors), widened and padded; empty for matrices.
     vectors: Vec<Vec<f32>>,
     isa: Isa,
@@ -233,11 +233,11 @@ pub fn page_bytes(plan: &Plan, kv: KvType) -> usize {
 }
 
 impl CpuDevice {
-    /// Sets up everything that steps will need; the weights stay where they are, in `file`, and are brought in by `load_some`.
+    /// Sets up everything that steps will need; the weights stay where they are, in `files`, and are brought in by `load_some`.
     pub fn new(
         plan: Plan,
         weights: Weights,
-        file: Box<dyn AsRef<[u8]>>,
+        files: Box<dyn Files>,
         options: CpuOptions,
     ) -> Result<Self, CpuError> {
         let kernels = options.isa.kernels();
@@ -256,7 +256,7 @@ impl CpuDevice {
         }
         let widest = strides[..Buf::Logits as usize].iter().copied().max();
         let widest = widest.unwrap_or(0);
-        let vectors = widen_vectors(&plan, &weights, (*file).as_ref())?;
+        let vectors = widen_vectors(&plan, &weights, &*files)?;
         let ropes = program
             .ropes
             .iter()
@@ -277,7 +277,7 @@ impl CpuDevice {
             isa: options.isa,
             plan,
             weights,
-            file,
+            files,
             vectors,
             kernels,
             program,
@@ -362,7 +362,11 @@ fn positions_max(plan: &Plan) -> usize {
 }
 
 /// Norms, biases and factors are small: they are kept as f32, padded with zeros.
-fn widen_vectors(plan: &Plan, weights: &Weights, file: &[u8]) -> Result<Vec<Vec<f32>>, CpuError> {
+fn widen_vectors(
+    plan: &Plan,
+    weights: &Weights,
+    files: &dyn Files,
+) -> Result<Vec<Vec<f32>>, CpuError> {
     let widen = |(i, decl): (usize, &crate::model::plan::TensorDecl)| match decl.shape {
         Shape::Matrix(..) | Shape::Matrices(..) => Ok(Vec::new()),
         Shape::Vector(_) | Shape::Vectors(..) => {
@@ -372,7 +376,7 @@ fn widen_vectors(plan: &Plan, weights: &Weights, file: &[u8]) -> Result<Vec<Vec<
             let mut values = vec![0.0; padded(len)];
             let decoded = weight
                 .kind
-                .dequantize(&file[weight.offset..][..weight.bytes], &mut values[..len]);
+                .dequantize(files.bytes(&weight), &mut values[..len]);
             decoded
                 .map(|()| values)
                 .map_err(|e| CpuError::Unsupported(format!("{}: {e}", decl.name)))
@@ -386,7 +390,7 @@ impl Device for CpuDevice {
         let total = self.weights.total_bytes();
         let mut begin = 0u64;
         for weight in self.weights.iter() {
-            let bytes = &(*self.file).as_ref()[weight.offset..][..weight.bytes];
+            let bytes = self.files.bytes(weight);
             let mut at =
                 usize::try_from(self.loaded_bytes.saturating_sub(begin)).unwrap_or(usize::MAX);
             while at < bytes.len() {
@@ -519,7 +523,7 @@ impl Device for CpuDevice {
             Pool::F16(_) => "f16",
             Pool::F32(_) => "f32",
         };
-        let fingerprint = self.weights.fingerprint(&self.plan, (*self.file).as_ref());
+        let fingerprint = self.weights.fingerprint(&self.plan, &*self.files);
         format!(
             "{} {fingerprint}, cpu pages of {kv}",
             self.plan.architecture

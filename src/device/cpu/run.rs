@@ -116,11 +116,8 @@ impl CpuDevice {
     ) -> (TensorType, &[u8]) {
         let weight = self.weights.get(tensor);
         let row_bytes = weight.kind.row_bytes(cols);
-        let begin = weight.offset + first * row_bytes;
-        (
-            weight.kind,
-            &(*self.file).as_ref()[begin..][..rows * row_bytes],
-        )
+        let bytes = self.files.bytes(&weight);
+        (weight.kind, &bytes[first * row_bytes..][..rows * row_bytes])
     }
 
     fn expand(&self, table: Matrix, row: usize, out: &mut [f32]) {

@@ -57,7 +57,10 @@ fn image_of(kernel: &str) -> &str {
         "choose_parts" => "choose",
         other => {
             let begins = IMAGES.iter().filter(|(name, _)| other.starts_with(name));
-            begins.map(|(name, _)| *name).max_by_key(|name| name.len()).unwrap_or(other)
+            begins
+                .map(|(name, _)| *name)
+                .max_by_key(|name| name.len())
+                .unwrap_or(other)
         }
     }
 }

@@ -55,7 +55,7 @@ impl CudaDevice {
     fn upload_vector(&mut self, i: usize, len: usize) -> Result<bool, DeviceError> {
         let weight = self.weights.get(TensorId(i));
         let mut values = vec![0.0f32; len];
-        let bytes = self.file_bytes(weight.offset, weight.bytes)?;
+        let bytes = self.tensor_bytes(i, 0, weight.bytes)?;
         weight
             .kind
             .dequantize(bytes, &mut values)
@@ -71,7 +71,6 @@ impl CudaDevice {
         let Some(layout) = self.layouts[i].clone() else {
             return Ok(true);
         };
-        let weight = self.weights.get(TensorId(i));
         let rows = (UPLOAD_BYTES / layout.file_row_bytes)
             .max(1)
             .min(layout.rows - self.upload.rows);
@@ -83,10 +82,7 @@ impl CudaDevice {
             )));
         }
         self.stream.wait()?; // the piece before has been split
-        let piece = self.file_bytes(
-            weight.offset + self.upload.rows * layout.file_row_bytes,
-            bytes,
-        )?;
+        let piece = self.tensor_bytes(i, self.upload.rows * layout.file_row_bytes, bytes)?;
         copy_piece(&self.scratch, piece)?;
         self.split_rows(i, &layout, rows)?;
         self.upload.rows += rows;
@@ -134,9 +130,12 @@ impl CudaDevice {
         Ok(rope.inverse_frequencies(Some(&factors)))
     }
 
-    fn file_bytes(&self, offset: usize, len: usize) -> Result<&[u8], DeviceError> {
-        let file = self.file.as_ref().map(|f| (**f).as_ref());
-        file.and_then(|f| f.get(offset..)?.get(..len))
+    /// Bytes of a tensor from one on.
+    fn tensor_bytes(&self, i: usize, first: usize, len: usize) -> Result<&[u8], DeviceError> {
+        let weight = self.weights.get(TensorId(i));
+        let bytes = self.files.as_ref().map(|files| files.bytes(&weight));
+        bytes
+            .and_then(|bytes| bytes.get(first..)?.get(..len))
             .ok_or_else(|| DeviceError::Step("the model's file is shorter than it says".to_owned()))
     }
 }

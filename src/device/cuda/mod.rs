@@ -34,7 +34,7 @@ use super::{
     Rows, Shown, Step, check_pages, page_range,
 };
 use crate::model::plan::Plan;
-use crate::model::weights::Weights;
+use crate::model::weights::{Files, Weights};
 use crate::sampling::{self, SampleStep, Sampled, Sampler, TopLogprobs};
 
 /// Most tokens a step holds: enough rows for the tensor cores, few enough that activations stay small.
@@ -92,7 +92,7 @@ enum Logits {
 pub struct CudaDevice {
     plan: Plan,
     weights: Weights,
-    file: Option<Box<dyn AsRef<[u8]>>>,
+    files: Option<Box<dyn Files>>,
     fingerprint: String,
     name: String,
     card: Card,
@@ -134,7 +134,7 @@ impl CudaDevice {
     pub fn new(
         plan: Plan,
         weights: Weights,
-        file: Box<dyn AsRef<[u8]>>,
+        files: Box<dyn Files>,
         options: CudaOptions,
     ) -> Result<Self, CudaError> {
         let CudaOptions {
@@ -153,7 +153,7 @@ impl CudaDevice {
             context.attribute(Of::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
         let mut kernels = Kernels::load(shared)?;
         project::prepare(&mut kernels, &plan, &weights, kv)?;
-        let fingerprint = weights.fingerprint(&plan, (*file).as_ref());
+        let fingerprint = weights.fingerprint(&plan, &*files);
         let layouts = sizes::layouts(&plan, &weights);
         let capacity = Capacity {
             step_tokens_max: STEP_TOKENS_MAX,
@@ -177,7 +177,7 @@ impl CudaDevice {
             logits: Logits::Stale,
             plan,
             weights,
-            file: Some(file),
+            files: Some(files),
             fingerprint,
             name,
             card,
@@ -389,7 +389,7 @@ impl Device for CudaDevice {
         let progress = self.upload_some(until)?;
         if progress.processed == progress.total && self.graph.is_none() {
             self.upload_frequencies()?;
-            self.file = None; // the mapping is not needed any more
+            self.files = None; // the mapping is not needed any more
             if !self.is_resident()? {
                 return Err(DeviceError::Lost(
                     "the model's memory is not on the card".to_owned(),
