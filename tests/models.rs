@@ -596,7 +596,7 @@ fn a_token_is_drawn_from_the_row_that_is_named() {
     let shape = TinyLlama::new(TensorType::F32);
     let tokens = tokens(12, shape.n_vocab);
     let greedy = SamplingParams::GREEDY;
-    for (rows, last) in [(Rows::Last, 0), (Rows::All, 11)] {
+    for (rows, row) in [(Rows::Last, 0), (Rows::All, 11), (Rows::All, 4)] {
         let mut device = best(&shape);
         device
             .forward(Step {
@@ -607,12 +607,12 @@ fn a_token_is_drawn_from_the_row_that_is_named() {
             })
             .expect("a step");
         finish(&mut device);
-        let logits = read(&mut device, last);
+        let logits = read(&mut device, row);
         let likeliest =
             (0..77u32).max_by(|a, b| logits[*a as usize].total_cmp(&logits[*b as usize]));
         device
             .sample(SampleStep {
-                row: last,
+                row,
                 ..SampleStep::new(&greedy, 0.5, &tokens)
             })
             .expect("a draw");
@@ -621,7 +621,7 @@ fn a_token_is_drawn_from_the_row_that_is_named() {
             .expect("a draw")
         {
             Some(Output::Sampled(sampled)) => {
-                assert_eq!(Some(sampled.token), likeliest, "{rows:?}")
+                assert_eq!(Some(sampled.token), likeliest, "{rows:?} {row}")
             }
             other => panic!("{other:?} instead of a token"),
         }
