@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use serde_json::Value;
 use tempfile::TempDir;
 use worker_orcd_harness::client;
 use worker_orcd_harness::golden::{Mode, Outcome, golden, inputs};
@@ -115,5 +116,74 @@ fn the_real_worker_says_what_is_recorded() {
     assert!(
         failures.is_empty(),
         "{failures}UPDATE_GOLDENS=1 rewrites them, if they are right now"
+    );
+}
+
+/// What of a result says nothing of the field.
+const LEFT_OUT: [&str; 3] = ["timings", "seed", "sampling"];
+
+/// A line of the worker as the page shows it.
+fn shown(line: &str) -> String {
+    let mut value: Value = serde_json::from_str(line).unwrap();
+    if let Some(result) = value.get_mut("result").and_then(Value::as_object_mut) {
+        LEFT_OUT.iter().for_each(|key| drop(result.remove(*key)));
+    }
+    value.to_string()
+}
+
+/// protocol/FIELDS.md: each request of the golden `fields` with what the worker answered.
+fn page_of_fields(goldens: &Path) -> (String, Vec<String>) {
+    let read = |name: &str| fs::read_to_string(goldens.join(name)).unwrap();
+    let (asked, answered) = (read("fields.in.jsonl"), read("fields.out.jsonl"));
+    let mut page = "<!-- Made of tests/goldens/fields.*.jsonl: UPDATE_GOLDENS=1 cargo test -p worker-orcd-harness golden -->\n\n\
+        # Every field of `generate`, with what a worker answers\n\n\
+        SmolLM2-135M-Instruct on the processor, `--clock frozen`; the tests run these requests and compare every line. Of results the timings, the seed and the \
+        echo of the sampling parameters are left out here. [PROTOCOL.md](PROTOCOL.md) says what each field means.\n"
+        .to_owned();
+    let mut fields = Vec::new();
+    for line in asked.lines() {
+        let request: Value = serde_json::from_str(line).unwrap();
+        let Some(field) = request["id"].as_str() else {
+            continue;
+        };
+        page += &format!("\n## {field}\n\n```text\n→ {line}\n");
+        let of_it = |line: &&str| {
+            let value: Value = serde_json::from_str(line).unwrap();
+            value["id"] == field || value["params"]["request_id"] == field
+        };
+        for line in answered.lines().filter(of_it) {
+            page += &format!("← {}\n", shown(line));
+        }
+        page += "```\n";
+        fields.push(field.to_owned());
+    }
+    (page, fields)
+}
+
+#[test]
+fn the_page_of_fields_shows_each_with_its_golden() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let (page, fields) = page_of_fields(&root.join("tests/goldens"));
+    // what the worker says that it knows, as another golden has it in full
+    let life = fs::read_to_string(root.join("tests/goldens/life.out.jsonl")).unwrap();
+    let told = life.lines().find(|line| line.contains("generate_fields"));
+    let told: Value = serde_json::from_str(told.unwrap()).unwrap();
+    let known = told["result"]["capabilities"]["generate_fields"]
+        .as_array()
+        .unwrap();
+    for field in known {
+        let name = field.as_str().unwrap();
+        assert!(
+            fields.iter().any(|f| f == name),
+            "tests/goldens/fields.in.jsonl has no request for {name}"
+        );
+    }
+    let path = root.join("protocol/FIELDS.md");
+    if std::env::var_os("UPDATE_GOLDENS").is_some_and(|value| !value.is_empty()) {
+        fs::write(&path, &page).unwrap();
+    }
+    assert!(
+        fs::read_to_string(&path).unwrap_or_default() == page,
+        "protocol/FIELDS.md is stale: UPDATE_GOLDENS=1 writes it"
     );
 }
