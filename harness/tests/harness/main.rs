@@ -11,6 +11,7 @@ mod fetch;
 mod golden;
 mod orcd;
 mod synth;
+mod trace;
 
 /// The scripted worker.
 fn fake_worker() -> PathBuf {
