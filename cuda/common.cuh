@@ -16,7 +16,7 @@ typedef unsigned char u8;
 #define PAGE 256u
 
 // What one step works on; written by the host before each step, read by the kernels, so that a captured graph never changes.
-// `Step` of src/device/cuda/launch.rs.
+// `StepHeader` of src/device/cuda/args.rs.
 struct Step {
     uint32_t position;  // of the first token
     uint32_t n_tokens;
@@ -70,7 +70,13 @@ __device__ __forceinline__ float block_max(float v, float *room) {
     return warp_max(w);
 }
 
-// `Activation` of src/device/cuda/launch.rs.
+// `norm_kind` of src/device/cuda/args.rs.
+enum NormKind : uint32_t { NORM_NONE = 0, NORM_RMS = 1, NORM_LAYER = 2 };
+
+// `epilogue` of src/device/cuda/args.rs: y is set, added, activation(segment 0, segment 1), or activation(y).
+enum Epilogue : uint32_t { SET = 0, ADD = 1, GATED = 2, PLAIN = 3 };
+
+// `activation` of src/device/cuda/project.rs.
 enum Activation : uint32_t { SILU = 0, GELU_TANH = 1, SWIGLU_CLAMPED = 2, GELU_ERF = 3 };
 
 __device__ __forceinline__ float silu(float x) { return x / (1.0f + expf(-x)); }

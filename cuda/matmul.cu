@@ -9,23 +9,14 @@
 // Bytes moved: the matrix once for every TILE_N tokens, from the second-level cache but for the first time; x once for every TILE_M rows.
 // The sum's order depends on the columns alone: a token's bits are the same whatever other tokens are in the step.
 #include "quant.cuh"
+#include "tensor_core.cuh"
 
 #define TILE_M 128
 #define TILE_N 128
 #define THREADS 256
 
-struct TileSegment {
-    Rows weights;
-    float *out;         // (n_tokens, out_stride)
-    const float *bias;  // (rows), or null
-    uint32_t rows;
-    uint32_t out_stride;
-};
-
-enum Epilogue : uint32_t { SET = 0, ADD = 1, GATED = 2, PLAIN = 3 };
-
 struct Matmul {
-    TileSegment segments[3];
+    Segment segments[3];
     uint32_t n_segments;
     uint32_t cols;  // padded
     const __half *x;
@@ -38,18 +29,6 @@ struct Matmul {
     float scale;
     float softcap;
 };
-
-__device__ __forceinline__ uint32_t shared_address(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
-
-__device__ __forceinline__ void ldmatrix4(uint32_t (&r)[4], const __half *p) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(p)));
-}
-
-__device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
 
 // Sixteen bytes from global to shared memory, or zeros.
 __device__ __forceinline__ void copy16(__half *to, const __half *from, bool there) {
@@ -92,7 +71,7 @@ __device__ __forceinline__ void matmul(const Matmul &a) {
         for (int i = 0; i < S::UNITS; i++) {
             uint32_t row, j;
             place(i, row, j);
-            const TileSegment &s = a.segments[pairs ? row / (TILE_M / 2) : segment];
+            const Segment &s = a.segments[pairs ? row / (TILE_M / 2) : segment];
             const uint32_t mine = min(row0 + (pairs ? row % (TILE_M / 2) : row), s.rows - 1);
             const uint32_t u = min(pass * S::ROW_UNITS + j, units - 1);
             raw[i] = F::load(row_of<F>(s.weights, mine), u);
@@ -183,7 +162,7 @@ __device__ __forceinline__ void matmul(const Matmul &a) {
 #pragma unroll
             for (int m = 0; m < 2; m++) {
                 if (pairs && m) continue;
-                const TileSegment &s = a.segments[segment];
+                const Segment &s = a.segments[segment];
                 const uint32_t r = row0 + 64 * m + wm + lane / 4 + 8 * (i / 2);
                 if (r >= s.rows) continue;
                 float y = acc[m][n][i] * xs + (s.bias ? s.bias[r] : 0.0f);

@@ -11,18 +11,6 @@
 // The first weights are asked for before x is normalised; each unit's successor before it is used.
 #include "quant.cuh"
 
-// `Segment` of src/device/cuda/launch.rs: one matrix, or some of its rows.
-struct Segment {
-    Rows weights;  // of experts: one after another
-    float *out;                         // (n_tokens, out_stride)
-    const float *bias;                  // (rows), or null; (n_experts, rows) for experts
-    uint32_t rows;
-    uint32_t out_stride;
-};
-
-enum NormKind : uint32_t { NORM_NONE = 0, NORM_RMS = 1, NORM_LAYER = 2 };
-enum Epilogue : uint32_t { SET = 0, ADD = 1, GATED = 2, PLAIN = 3 };
-
 struct Matvec {
     Segment segments[3];
     uint32_t n_segments;

@@ -5,8 +5,6 @@
 // One block a row of `width` values; bytes moved: each row read (from the second-level cache but for the first time) and written once.
 #include "common.cuh"
 
-enum NormKind : uint32_t { NORM_NONE = 0, NORM_RMS = 1, NORM_LAYER = 2 };
-
 struct Norm {
     const float *x;  // (rows, x_stride)
     const float *weight, *bias;

@@ -31,6 +31,15 @@ __device__ __forceinline__ Planes row_of(const Rows &m, size_t row) {
     return at;
 }
 
+// `Segment` of src/device/cuda/args.rs: one matrix, or some of its rows.
+struct Segment {
+    Rows weights;  // of experts: one after another
+    float *out;                         // (n_tokens, out_stride)
+    const float *bias;                  // (rows), or null; (n_experts, rows) for experts
+    uint32_t rows;
+    uint32_t out_stride;
+};
+
 // Integers 0..255 in the bytes of v, as floats minus `bias`: 0x4B000000 | b is 2^23 + b.
 template <int K>
 __device__ __forceinline__ float byte_to_float(uint32_t v, float bias) {

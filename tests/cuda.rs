@@ -1,4 +1,4 @@
-//! The cuda device against the cpu device, and against the reference. Without a card every test says SKIP; `WORKER_ORCD_NO_CARD` unset.
+//! The cuda device against the cpu device, and against the reference. Without a card every test says SKIP.
 #![cfg(feature = "cuda")]
 
 #[path = "common/mod.rs"]

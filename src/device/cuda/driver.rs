@@ -224,11 +224,6 @@ impl Pinned {
         Ok(Self { at, bytes })
     }
 
-    /// Its length.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
     /// What it holds.
     pub fn as_slice(&self) -> &[u8] {
         // SAFETY: allocated with this length and initialised. The device writes to it only in copies that were waited for.
@@ -381,12 +376,6 @@ impl Event {
             Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_READY)) => Ok(false),
             Err(e) => Err(e),
         }
-    }
-
-    /// Waits until the stream has come to it.
-    pub fn wait(&self) -> Result<(), DriverError> {
-        // SAFETY: the event lives.
-        unsafe { result::event::synchronize(self.0) }
     }
 }
 

@@ -119,13 +119,9 @@ pub struct CudaDevice {
 }
 
 /// A CUDA error during work: the context is of no use any more.
-fn lost(error: &DriverError) -> DeviceError {
-    DeviceError::Lost(explain(error))
-}
-
 impl From<DriverError> for DeviceError {
     fn from(error: DriverError) -> Self {
-        lost(&error)
+        DeviceError::Lost(explain(&error))
     }
 }
 
@@ -193,18 +189,6 @@ impl CudaDevice {
     /// "NVIDIA H100 80GB HBM3".
     pub fn name(&self) -> &str {
         &self.name
-    }
-
-    /// Bytes that a model takes on a card, by what they are for.
-    pub fn memory_plan(
-        plan: &Plan,
-        weights: &Weights,
-        context: usize,
-        kv: KvType,
-    ) -> Result<Memory, CudaError> {
-        Sizes::of(plan, weights, context, kv)
-            .map(|s| s.memory())
-            .map_err(CudaError::Unsupported)
     }
 
     /// Sends the step's description to the card.
