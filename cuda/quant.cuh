@@ -6,7 +6,8 @@
 // A *unit* is what one lane decodes at once: UNIT weights, whose columns are column(u) + offset(i). Columns of activations in shared memory
 // are padded by four floats every 2^PAD columns, so that neighbouring lanes, which read neighbouring units, meet no bank conflict.
 // decode() gives the f32 value that the format defines, rounded as src/quant rounds it. The block formats are integers under scales, and
-// ints() and scales() give those apart: weight i of a unit is scale(g) * q[i] - min(g), g = i / (UNIT / GROUPS), q in four bytes a word.
+// ints() and scales() give those apart: weight i of a unit is scale(g) * q[i] - min(g), g = i / (UNIT / GROUPS), q in four bytes a word;
+// place() says of every fourth column of 128 which unit and word it is. octet(p) are the bytes of 256 columns of a row in plane p.
 #pragma once
 #include "common.cuh"
 
@@ -15,6 +16,17 @@
 // Where the planes of a matrix, or of one row of it, begin.
 struct Planes {
     const u8 *p[MAX_PLANES];
+
+    template <int P>
+    __device__ __forceinline__ uint32_t u8_at(uint32_t byte) const { return __ldg(p[P] + byte); }
+    template <int P>
+    __device__ __forceinline__ uint32_t u16_at(uint32_t byte) const { return __ldg((const unsigned short *)(p[P] + byte)); }
+    template <int P>
+    __device__ __forceinline__ uint32_t u32_at(uint32_t byte) const { return __ldg((const unsigned int *)(p[P] + byte)); }
+    template <int P>
+    __device__ __forceinline__ uint2 u64_at(uint32_t byte) const { return __ldg((const uint2 *)(p[P] + byte)); }
+    template <int P>
+    __device__ __forceinline__ uint4 u128_at(uint32_t byte) const { return __ldg((const uint4 *)(p[P] + byte)); }
 };
 
 // The planes of a matrix and the bytes that a row takes in each.
@@ -30,6 +42,11 @@ __device__ __forceinline__ Planes row_of(const Rows &m, size_t row) {
     for (int p = 0; p < F::PLANES; p++) at.p[p] = m.planes.p[p] + row * m.row_bytes[p];
     return at;
 }
+
+// Which of the four units of 128 columns a column belongs to, and which word of the unit's integers.
+struct Place {
+    uint32_t unit, word;
+};
 
 // `Segment` of src/device/cuda/args.rs: one matrix, or some of its rows.
 struct Segment {
@@ -55,10 +72,6 @@ __device__ __forceinline__ void bytes_to_floats(uint32_t v, float bias, float *w
 
 __device__ __forceinline__ float half_bits(uint32_t b) { return __half2float(__ushort_as_half((unsigned short)b)); }
 
-__device__ __forceinline__ uint32_t u32_at(const u8 *p, uint32_t byte) { return __ldg((const unsigned int *)(p + byte)); }
-__device__ __forceinline__ uint32_t u16_at(const u8 *p, uint32_t byte) { return __ldg((const unsigned short *)(p + byte)); }
-__device__ __forceinline__ uint2 u64_at(const u8 *p, uint32_t byte) { return __ldg((const uint2 *)(p + byte)); }
-__device__ __forceinline__ uint4 u128_at(const u8 *p, uint32_t byte) { return __ldg((const uint4 *)(p + byte)); }
 
 // Spreads the low four bits of v over bit `at` of four bytes.
 __device__ __forceinline__ uint32_t spread4(uint32_t v, int at) {
@@ -89,7 +102,8 @@ struct F32 {
     };
     static __device__ __forceinline__ int column(int u) { return 8 * u; }
     static constexpr __host__ __device__ int offset(int i) { return i; }
-    static __device__ __forceinline__ Raw load(const Planes &m, uint32_t u) { return {u128_at(m.p[0], u * 32), u128_at(m.p[0], u * 32 + 16)}; }
+    template <class R>
+    static __device__ __forceinline__ Raw load(const R &m, uint32_t u) { return {m.template u128_at<0>(u * 32), m.template u128_at<0>(u * 32 + 16)}; }
     static __device__ __forceinline__ void decode(const Raw &r, float *w) {
         w[0] = __uint_as_float(r.a.x), w[1] = __uint_as_float(r.a.y), w[2] = __uint_as_float(r.a.z), w[3] = __uint_as_float(r.a.w);
         w[4] = __uint_as_float(r.b.x), w[5] = __uint_as_float(r.b.y), w[6] = __uint_as_float(r.b.z), w[7] = __uint_as_float(r.b.w);
@@ -105,7 +119,8 @@ struct F16 {
     };
     static __device__ __forceinline__ int column(int u) { return 8 * u; }
     static constexpr __host__ __device__ int offset(int i) { return i; }
-    static __device__ __forceinline__ Raw load(const Planes &m, uint32_t u) { return {u128_at(m.p[0], u * 16)}; }
+    template <class R>
+    static __device__ __forceinline__ Raw load(const R &m, uint32_t u) { return {m.template u128_at<0>(u * 16)}; }
     static __device__ __forceinline__ void decode(const Raw &r, float *w) {
         const uint32_t v[4] = {r.a.x, r.a.y, r.a.z, r.a.w};
 #pragma unroll
@@ -120,7 +135,8 @@ struct BF16 {
     typedef F16::Raw Raw;
     static __device__ __forceinline__ int column(int u) { return 8 * u; }
     static constexpr __host__ __device__ int offset(int i) { return i; }
-    static __device__ __forceinline__ Raw load(const Planes &m, uint32_t u) { return F16::load(m, u); }
+    template <class R>
+    static __device__ __forceinline__ Raw load(const R &m, uint32_t u) { return F16::load(m, u); }
     static __device__ __forceinline__ void decode(const Raw &r, float *w) {
         const uint32_t v[4] = {r.a.x, r.a.y, r.a.z, r.a.w};
 #pragma unroll
@@ -135,16 +151,19 @@ struct Blocks32 {
     static constexpr bool MINS = false;
     static __device__ __forceinline__ int column(int u) { return 32 * u; }
     static constexpr __host__ __device__ int offset(int i) { return i; }
+    static __device__ __forceinline__ Place place(uint32_t c) { return {c / 32, c % 32 / 4}; }
 };
 
 // Planes: quants (16 bytes), d (2).
 struct Q4_0 : Blocks32 {
     static constexpr int PLANES = 2;
+    static constexpr __host__ __device__ int octet(int p) { return p == 0 ? 128 : p == 1 ? 16 : p == 2 ? 0 : 0; }
     struct Raw {
         uint4 q;
         uint32_t d;
     };
-    static __device__ __forceinline__ Raw load(const Planes &m, uint32_t u) { return {u128_at(m.p[0], u * 16), u16_at(m.p[1], u * 2)}; }
+    template <class R>
+    static __device__ __forceinline__ Raw load(const R &m, uint32_t u) { return {m.template u128_at<0>(u * 16), m.template u16_at<1>(u * 2)}; }
     static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) {
         nibbles(r.q, q);
 #pragma unroll
@@ -167,11 +186,13 @@ struct Q4_0 : Blocks32 {
 // Planes: quants (16), d and m (4).
 struct Q4_1 : Blocks32 {
     static constexpr int PLANES = 2;
+    static constexpr __host__ __device__ int octet(int p) { return p == 0 ? 128 : p == 1 ? 32 : p == 2 ? 0 : 0; }
     struct Raw {
         uint4 q;
         uint32_t dm;
     };
-    static __device__ __forceinline__ Raw load(const Planes &m, uint32_t u) { return {u128_at(m.p[0], u * 16), u32_at(m.p[1], u * 4)}; }
+    template <class R>
+    static __device__ __forceinline__ Raw load(const R &m, uint32_t u) { return {m.template u128_at<0>(u * 16), m.template u32_at<1>(u * 4)}; }
     static constexpr bool MINS = true;
     static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) { nibbles(r.q, q); }
     static __device__ __forceinline__ void scales(const Raw &r, float *d, float *m) { d[0] = half_bits(r.dm & 0xffffu), m[0] = -half_bits(r.dm >> 16); }
@@ -207,12 +228,14 @@ __device__ __forceinline__ void five_bit_ints(const uint4 &low, uint32_t high, u
 // Planes: quants (16), fifth bits (4), d (2).
 struct Q5_0 : Blocks32 {
     static constexpr int PLANES = 3;
+    static constexpr __host__ __device__ int octet(int p) { return p == 0 ? 128 : p == 1 ? 32 : p == 2 ? 16 : 0; }
     struct Raw {
         uint4 q;
         uint32_t h, d;
     };
-    static __device__ __forceinline__ Raw load(const Planes &m, uint32_t u) {
-        return {u128_at(m.p[0], u * 16), u32_at(m.p[1], u * 4), u16_at(m.p[2], u * 2)};
+    template <class R>
+    static __device__ __forceinline__ Raw load(const R &m, uint32_t u) {
+        return {m.template u128_at<0>(u * 16), m.template u32_at<1>(u * 4), m.template u16_at<2>(u * 2)};
     }
     static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) {
         five_bit_ints(r.q, r.h, q);
@@ -231,12 +254,14 @@ struct Q5_0 : Blocks32 {
 // Planes: quants (16), fifth bits (4), d and m (4).
 struct Q5_1 : Blocks32 {
     static constexpr int PLANES = 3;
+    static constexpr __host__ __device__ int octet(int p) { return p == 0 ? 128 : p == 1 ? 32 : p == 2 ? 32 : 0; }
     struct Raw {
         uint4 q;
         uint32_t h, dm;
     };
-    static __device__ __forceinline__ Raw load(const Planes &m, uint32_t u) {
-        return {u128_at(m.p[0], u * 16), u32_at(m.p[1], u * 4), u32_at(m.p[2], u * 4)};
+    template <class R>
+    static __device__ __forceinline__ Raw load(const R &m, uint32_t u) {
+        return {m.template u128_at<0>(u * 16), m.template u32_at<1>(u * 4), m.template u32_at<2>(u * 4)};
     }
     static constexpr bool MINS = true;
     static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) { five_bit_ints(r.q, r.h, q); }
@@ -252,12 +277,14 @@ struct Q5_1 : Blocks32 {
 // Planes: quants (32), d (2).
 struct Q8_0 : Blocks32 {
     static constexpr int PLANES = 2;
+    static constexpr __host__ __device__ int octet(int p) { return p == 0 ? 256 : p == 1 ? 16 : p == 2 ? 0 : 0; }
     struct Raw {
         uint4 a, b;
         uint32_t d;
     };
-    static __device__ __forceinline__ Raw load(const Planes &m, uint32_t u) {
-        return {u128_at(m.p[0], u * 32), u128_at(m.p[0], u * 32 + 16), u16_at(m.p[1], u * 2)};
+    template <class R>
+    static __device__ __forceinline__ Raw load(const R &m, uint32_t u) {
+        return {m.template u128_at<0>(u * 32), m.template u128_at<0>(u * 32 + 16), m.template u16_at<1>(u * 2)};
     }
     static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) {
         q[0] = r.a.x, q[1] = r.a.y, q[2] = r.a.z, q[3] = r.a.w, q[4] = r.b.x, q[5] = r.b.y, q[6] = r.b.z, q[7] = r.b.w;
@@ -311,8 +338,10 @@ __device__ __forceinline__ Table iq4_table() { return {{0x3f2d1801u, 0x766a5d4fu
 // Planes: quants (16), d (2).
 struct IQ4_NL : Blocks32 {
     static constexpr int PLANES = 2;
+    static constexpr __host__ __device__ int octet(int p) { return p == 0 ? 128 : p == 1 ? 16 : p == 2 ? 0 : 0; }
     typedef Q4_0::Raw Raw;
-    static __device__ __forceinline__ Raw load(const Planes &m, uint32_t u) { return Q4_0::load(m, u); }
+    template <class R>
+    static __device__ __forceinline__ Raw load(const R &m, uint32_t u) { return Q4_0::load(m, u); }
     static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) { looked_up_ints(iq4_table(), r.q, q); }
     static __device__ __forceinline__ void scales(const Raw &r, float *d, float *) { d[0] = half_bits(r.d); }
     static __device__ __forceinline__ void decode(const Raw &r, float *w) {
@@ -326,11 +355,13 @@ struct IQ4_NL : Blocks32 {
 // Planes: quants (16), exponent (1). Values 0 1 2 3 4 6 8 12 and their negatives, times 2^(e - 128).
 struct MXFP4 : Blocks32 {
     static constexpr int PLANES = 2;
+    static constexpr __host__ __device__ int octet(int p) { return p == 0 ? 128 : p == 1 ? 8 : p == 2 ? 0 : 0; }
     struct Raw {
         uint4 q;
         uint32_t e;
     };
-    static __device__ __forceinline__ Raw load(const Planes &m, uint32_t u) { return {u128_at(m.p[0], u * 16), (uint32_t)__ldg(m.p[1] + u)}; }
+    template <class R>
+    static __device__ __forceinline__ Raw load(const R &m, uint32_t u) { return {m.template u128_at<0>(u * 16), m.template u8_at<1>(u)}; }
     static __device__ __forceinline__ float scale(uint32_t e) {
         return __uint_as_float(e >= 2 ? (e - 1) << 23 : 0x00200000u << e);
     }
@@ -353,18 +384,21 @@ struct FourRuns {
     static constexpr bool MINS = false;
     static __device__ __forceinline__ int column(int u) { return 128 * (u / 4) + 8 * (u % 4); }
     static constexpr __host__ __device__ int offset(int i) { return 32 * (i / 8) + i % 8; }
+    static __device__ __forceinline__ Place place(uint32_t c) { return {c % 32 / 8, c / 32 * 2 + c % 8 / 4}; }
 };
 
 // Planes: quants (64), scales (16), d and dmin (4).
 struct Q2_K : FourRuns {
     static constexpr int PLANES = 3;
+    static constexpr __host__ __device__ int octet(int p) { return p == 0 ? 64 : p == 1 ? 16 : p == 2 ? 4 : 0; }
     struct Raw {
         uint2 q, s;
         uint32_t dm, i;
     };
-    static __device__ __forceinline__ Raw load(const Planes &m, uint32_t u) {
+    template <class R>
+    static __device__ __forceinline__ Raw load(const R &m, uint32_t u) {
         const uint32_t block = u / 8, half = u % 8 / 4, i = u % 4;
-        return {u64_at(m.p[0], block * 64 + half * 32 + i * 8), u64_at(m.p[1], block * 16 + half * 8), u32_at(m.p[2], block * 4), (uint32_t)i};
+        return {m.template u64_at<0>(block * 64 + half * 32 + i * 8), m.template u64_at<1>(block * 16 + half * 8), m.template u32_at<2>(block * 4), (uint32_t)i};
     }
     static constexpr bool MINS = true;
     static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) {
@@ -395,18 +429,20 @@ struct Q2_K : FourRuns {
 // Planes: quants (64), third bits (32), scales (12), d (2).
 struct Q3_K : FourRuns {
     static constexpr int PLANES = 4;
+    static constexpr __host__ __device__ int octet(int p) { return p == 0 ? 64 : p == 1 ? 32 : p == 2 ? 12 : 4; }
     struct Raw {
         uint2 q, h;
         uint32_t s0, s1, s2, d, u;
     };
-    static __device__ __forceinline__ Raw load(const Planes &m, uint32_t u) {
+    template <class R>
+    static __device__ __forceinline__ Raw load(const R &m, uint32_t u) {
         const uint32_t block = u / 8, half = u % 8 / 4, i = u % 4;
-        return {u64_at(m.p[0], block * 64 + half * 32 + i * 8),
-                u64_at(m.p[1], block * 32 + i * 8),
-                u32_at(m.p[2], block * 12),
-                u32_at(m.p[2], block * 12 + 4),
-                u32_at(m.p[2], block * 12 + 8),
-                u16_at(m.p[3], block * 2),
+        return {m.template u64_at<0>(block * 64 + half * 32 + i * 8),
+                m.template u64_at<1>(block * 32 + i * 8),
+                m.template u32_at<2>(block * 12),
+                m.template u32_at<2>(block * 12 + 4),
+                m.template u32_at<2>(block * 12 + 8),
+                m.template u16_at<3>(block * 4),
                 (uint32_t)(u % 8)};
     }
     static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) {
@@ -448,17 +484,19 @@ struct Q3_K : FourRuns {
 // Planes: low bits (128), high bits (64), scales (16), d (2).
 struct Q6_K : FourRuns {
     static constexpr int PLANES = 4;
+    static constexpr __host__ __device__ int octet(int p) { return p == 0 ? 128 : p == 1 ? 64 : p == 2 ? 16 : 4; }
     struct Raw {
         uint2 a, b, h, s;
         uint32_t d, i;
     };
-    static __device__ __forceinline__ Raw load(const Planes &m, uint32_t u) {
+    template <class R>
+    static __device__ __forceinline__ Raw load(const R &m, uint32_t u) {
         const uint32_t block = u / 8, half = u % 8 / 4, i = u % 4;
-        return {u64_at(m.p[0], block * 128 + half * 64 + i * 8),
-                u64_at(m.p[0], block * 128 + half * 64 + 32 + i * 8),
-                u64_at(m.p[1], block * 64 + half * 32 + i * 8),
-                u64_at(m.p[2], block * 16 + half * 8),
-                u16_at(m.p[3], block * 2),
+        return {m.template u64_at<0>(block * 128 + half * 64 + i * 8),
+                m.template u64_at<0>(block * 128 + half * 64 + 32 + i * 8),
+                m.template u64_at<1>(block * 64 + half * 32 + i * 8),
+                m.template u64_at<2>(block * 16 + half * 8),
+                m.template u16_at<3>(block * 4),
                 (uint32_t)i};
     }
     static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) {
@@ -499,6 +537,7 @@ struct TwoRuns {
     static constexpr bool MINS = true;
     static __device__ __forceinline__ int column(int u) { return 64 * (u / 2) + 16 * (u % 2); }
     static constexpr __host__ __device__ int offset(int i) { return 32 * (i / 16) + i % 16; }
+    static __device__ __forceinline__ Place place(uint32_t c) { return {c / 64 * 2 + c % 32 / 16, c % 64 / 32 * 4 + c % 16 / 4}; }
 };
 
 // d, dmin and twelve bytes of scales and minima, six bits each, as Q4_K and Q5_K hold them.
@@ -519,12 +558,14 @@ struct SixBits {
 // Planes: quants (128), d, dmin and scales (16).
 struct Q4_K : TwoRuns {
     static constexpr int PLANES = 2;
+    static constexpr __host__ __device__ int octet(int p) { return p == 0 ? 128 : p == 1 ? 16 : p == 2 ? 0 : 0; }
     struct Raw {
         uint4 q, h;
         uint32_t c;
     };
-    static __device__ __forceinline__ Raw load(const Planes &m, uint32_t u) {
-        return {u128_at(m.p[0], u * 16), u128_at(m.p[1], u / 8 * 16), (uint32_t)(u % 8 / 2)};
+    template <class R>
+    static __device__ __forceinline__ Raw load(const R &m, uint32_t u) {
+        return {m.template u128_at<0>(u * 16), m.template u128_at<1>(u / 8 * 16), (uint32_t)(u % 8 / 2)};
     }
     static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) { nibbles(r.q, q); }
     static __device__ __forceinline__ void scales(const Raw &r, float *d, float *m) {
@@ -547,12 +588,14 @@ struct Q4_K : TwoRuns {
 // Planes: quants (128), fifth bits (32), d, dmin and scales (16).
 struct Q5_K : TwoRuns {
     static constexpr int PLANES = 3;
+    static constexpr __host__ __device__ int octet(int p) { return p == 0 ? 128 : p == 1 ? 32 : p == 2 ? 16 : 0; }
     struct Raw {
         uint4 q, f, h;
         uint32_t c;
     };
-    static __device__ __forceinline__ Raw load(const Planes &m, uint32_t u) {
-        return {u128_at(m.p[0], u * 16), u128_at(m.p[1], u / 8 * 32 + u % 2 * 16), u128_at(m.p[2], u / 8 * 16), (uint32_t)(u % 8 / 2)};
+    template <class R>
+    static __device__ __forceinline__ Raw load(const R &m, uint32_t u) {
+        return {m.template u128_at<0>(u * 16), m.template u128_at<1>(u / 8 * 32 + u % 2 * 16), m.template u128_at<2>(u / 8 * 16), (uint32_t)(u % 8 / 2)};
     }
     static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) {
         const uint32_t f[4] = {r.f.x, r.f.y, r.f.z, r.f.w};
@@ -584,12 +627,14 @@ struct Q5_K : TwoRuns {
 // Planes: quants (256), d (4). The file's sums of quants follow from them and are not kept.
 struct Q8_K : Blocks32 {
     static constexpr int PLANES = 2;
+    static constexpr __host__ __device__ int octet(int p) { return p == 0 ? 256 : p == 1 ? 4 : p == 2 ? 0 : 0; }
     struct Raw {
         uint4 a, b;
         uint32_t d;
     };
-    static __device__ __forceinline__ Raw load(const Planes &m, uint32_t u) {
-        return {u128_at(m.p[0], u * 32), u128_at(m.p[0], u * 32 + 16), u32_at(m.p[1], u / 8 * 4)};
+    template <class R>
+    static __device__ __forceinline__ Raw load(const R &m, uint32_t u) {
+        return {m.template u128_at<0>(u * 32), m.template u128_at<0>(u * 32 + 16), m.template u32_at<1>(u / 8 * 4)};
     }
     static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) {
         q[0] = r.a.x, q[1] = r.a.y, q[2] = r.a.z, q[3] = r.a.w, q[4] = r.b.x, q[5] = r.b.y, q[6] = r.b.z, q[7] = r.b.w;
@@ -608,13 +653,15 @@ struct Q8_K : Blocks32 {
 // Planes: quants (128), d, high and low bits of the scales (8).
 struct IQ4_XS : Blocks32 {
     static constexpr int PLANES = 2;
+    static constexpr __host__ __device__ int octet(int p) { return p == 0 ? 128 : p == 1 ? 8 : p == 2 ? 0 : 0; }
     struct Raw {
         uint4 q;
         uint2 h;
         uint32_t g;
     };
-    static __device__ __forceinline__ Raw load(const Planes &m, uint32_t u) {
-        return {u128_at(m.p[0], u * 16), u64_at(m.p[1], u / 8 * 8), (uint32_t)(u % 8)};
+    template <class R>
+    static __device__ __forceinline__ Raw load(const R &m, uint32_t u) {
+        return {m.template u128_at<0>(u * 16), m.template u64_at<1>(u / 8 * 8), (uint32_t)(u % 8)};
     }
     static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) { looked_up_ints(iq4_table(), r.q, q); }
     static __device__ __forceinline__ void scales(const Raw &r, float *d, float *) {
@@ -637,5 +684,7 @@ __device__ __forceinline__ int padded(int column) {
 }
 
 // Every tensor type, for instantiations; the names are those of `TensorType` in src/quant.
-#define FOR_EACH_TYPE(X) \
-    X(F32) X(F16) X(BF16) X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q8_0) X(Q2_K) X(Q3_K) X(Q4_K) X(Q5_K) X(Q6_K) X(Q8_K) X(IQ4_NL) X(IQ4_XS) X(MXFP4)
+#define FOR_EACH_FLOAT(X) X(F32) X(F16) X(BF16)
+#define FOR_EACH_BLOCK(X) \
+    X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q8_0) X(Q2_K) X(Q3_K) X(Q4_K) X(Q5_K) X(Q6_K) X(Q8_K) X(IQ4_NL) X(IQ4_XS) X(MXFP4)
+#define FOR_EACH_TYPE(X) FOR_EACH_FLOAT(X) FOR_EACH_BLOCK(X)

@@ -123,6 +123,25 @@ pub struct Matmul {
     pub softcap: f32,
 }
 
+/// `Split` of `cuda/split.cu`.
+#[allow(
+    missing_docs,
+    reason = "the fields are those of the kernel\'s structure, which are told there"
+)]
+#[derive(Clone, Copy, Debug, bytemuck::Pod, Zeroable)]
+#[repr(C)]
+pub struct Split {
+    pub blocks: Address,
+    pub plane: Address,
+    pub n_blocks: u64,
+    pub blocks_a_row: u32,
+    pub row_bytes: u32,
+    pub pitch: u32,
+    pub block_bytes: u32,
+    pub offset: u32,
+    pub bytes: u32,
+}
+
 /// `Embed` of `cuda/embed.cu`.
 #[allow(
     missing_docs,

@@ -6,7 +6,7 @@ use std::ffi::c_void;
 use cudarc::driver::{DriverError, result, sys};
 
 use super::args::{
-    Address, Attend, AttendMany, Combine, Embed, Matmul, Matvec, NormRows, Rope, Route,
+    Address, Attend, AttendMany, Combine, Embed, Matmul, Matvec, NormRows, Rope, Route, Split,
 };
 use super::driver::{Function, Module, Stream};
 use crate::quant::TensorType;
@@ -363,32 +363,11 @@ impl Kernels {
         )
     }
 
-    /// `split`: one plane of `n_blocks` blocks.
-    pub fn split(
-        &self,
-        stream: &Stream,
-        (mut from, mut to): (Address, Address),
-        mut n_blocks: u64,
-        [block_bytes, offset, bytes, pitch]: [usize; 4],
-    ) -> Result<(), DriverError> {
-        let mut numbers = [
-            block_bytes as u32,
-            offset as u32,
-            bytes as u32,
-            pitch as u32,
-        ];
-        let blocks = (n_blocks * bytes as u64).div_ceil(256).clamp(1, 132 * 32);
-        let [a, b, c, d] = &mut numbers;
-        let args: &mut [*mut c_void] = &mut [
-            (&raw mut from).cast(),
-            (&raw mut to).cast(),
-            (&raw mut n_blocks).cast(),
-            (&raw mut *a).cast(),
-            (&raw mut *b).cast(),
-            (&raw mut *c).cast(),
-            (&raw mut *d).cast(),
-        ];
-        self.launch("split", stream, Grid::line(blocks as usize, 256, 0), args)
+    /// `split`: one plane of some rows.
+    pub fn split(&self, stream: &Stream, args: &Split) -> Result<(), DriverError> {
+        let bytes = args.n_blocks * u64::from(args.bytes);
+        let blocks = bytes.div_ceil(256).clamp(1, 132 * 32);
+        self.launch_struct("split", stream, Grid::line(blocks as usize, 256, 0), args)
     }
 
     /// `choose_parts` and `choose`: the likeliest token of a row, and the first bad one, at `chosen`.

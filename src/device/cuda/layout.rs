@@ -1,13 +1,17 @@
 //! How a matrix lies in device memory: the bytes of its blocks, dealt out to planes, so that warps read them aligned and side by side.
 //!
 //! Nothing is lost but the sums of Q8_K, which follow from its quants: a plane holds, row after row, block after block, the same bytes of each
-//! block. Rows of floats are padded with zeros to a multiple of [`COLS_STEP`] columns. `cuda/split.cu` does it on the card, [`split`] is its
+//! block. Rows of floats are padded with zeros to a multiple of [`COLS_STEP`] columns, and the rows of every plane to [`ROW_STEP`] bytes, so that
+//! they can be copied to shared memory sixteen bytes at a time. `cuda/split.cu` does it on the card, [`split`] is its
 //! twin, and `cuda/quant.cuh` reads the planes.
 
 use crate::quant::TensorType;
 
 /// Rows of floats, and activations, are padded to a multiple of this.
 pub const COLS_STEP: usize = 32;
+
+/// The rows of a plane begin at multiples of this.
+pub const ROW_STEP: usize = 16;
 
 /// Every plane begins at a multiple of this.
 pub const ALIGNMENT: usize = 256;
@@ -22,10 +26,25 @@ pub struct Plane {
     pub offset: usize,
     /// So many.
     pub bytes: usize,
+    /// From one block to the next.
+    pub pitch: usize,
 }
 
 const fn plane(offset: usize, bytes: usize) -> Plane {
-    Plane { offset, bytes }
+    Plane {
+        offset,
+        bytes,
+        pitch: bytes,
+    }
+}
+
+/// Two bytes of a block of 256, in four: copies to shared memory take no fewer.
+const fn widened(offset: usize) -> Plane {
+    Plane {
+        offset,
+        bytes: 2,
+        pitch: 4,
+    }
 }
 
 /// The planes of a type, in the order in which `cuda/quant.cuh` names them. Floats have one plane, whose blocks are rows.
@@ -38,11 +57,11 @@ pub const fn planes(kind: TensorType) -> &'static [Plane] {
         TensorType::Q5_1 => const { &[plane(8, 16), plane(4, 4), plane(0, 4)] },
         TensorType::Q8_0 => const { &[plane(2, 32), plane(0, 2)] },
         TensorType::Q2_K => const { &[plane(16, 64), plane(0, 16), plane(80, 4)] },
-        TensorType::Q3_K => const { &[plane(32, 64), plane(0, 32), plane(96, 12), plane(108, 2)] },
+        TensorType::Q3_K => const { &[plane(32, 64), plane(0, 32), plane(96, 12), widened(108)] },
         TensorType::Q4_K => const { &[plane(16, 128), plane(0, 16)] },
         TensorType::Q5_K => const { &[plane(48, 128), plane(16, 32), plane(0, 16)] },
         TensorType::Q6_K => {
-            const { &[plane(0, 128), plane(128, 64), plane(192, 16), plane(208, 2)] }
+            const { &[plane(0, 128), plane(128, 64), plane(192, 16), widened(208)] }
         }
         TensorType::Q8_K => const { &[plane(4, 256), plane(0, 4)] },
         TensorType::IQ4_XS => const { &[plane(8, 128), plane(0, 8)] },
@@ -87,6 +106,7 @@ impl MatrixLayout {
         let mut planes = Vec::with_capacity(PLANES_MAX);
         let mut end = 0;
         let mut add = |pitch: usize, source: (usize, Plane), row_bytes: usize| {
+            let row_bytes = row_bytes.next_multiple_of(ROW_STEP);
             planes.push(PlaneLayout {
                 at: end,
                 pitch,
@@ -98,9 +118,9 @@ impl MatrixLayout {
         let of_type = self::planes(kind);
         for p in of_type {
             add(
-                p.bytes,
+                p.pitch,
                 (kind.block_bytes(), *p),
-                cols / kind.block_len() * p.bytes,
+                cols / kind.block_len() * p.pitch,
             );
         }
         if of_type.is_empty() {
@@ -123,9 +143,11 @@ pub fn split(layout: &MatrixLayout, file: &[u8]) -> Vec<u8> {
     let mut out = vec![0; layout.bytes];
     for p in &layout.planes {
         let (block_bytes, part) = p.source;
-        for (i, block) in file.chunks_exact(block_bytes).enumerate() {
-            out[p.at + i * p.pitch..][..part.bytes]
-                .copy_from_slice(&block[part.offset..][..part.bytes]);
+        for (row, blocks) in file.chunks_exact(layout.file_row_bytes).enumerate() {
+            for (i, block) in blocks.chunks_exact(block_bytes).enumerate() {
+                out[p.at + row * p.row_bytes + i * p.pitch..][..part.bytes]
+                    .copy_from_slice(&block[part.offset..][..part.bytes]);
+            }
         }
     }
     out

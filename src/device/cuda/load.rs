@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use cudarc::driver::DriverError;
 
+use super::args::Split;
 use super::driver::Registered;
 use super::layout::MatrixLayout;
 use super::sizes::UPLOAD_BYTES;
@@ -95,15 +96,19 @@ impl CudaDevice {
         let to = self.weights_buffer.at() + self.sizes.tensors_at[i] as u64;
         for p in &layout.planes {
             let (block_bytes, part) = p.source;
-            let blocks = rows * layout.file_row_bytes / block_bytes;
-            let at = to + (p.at + self.upload.rows * p.row_bytes) as u64;
-            let numbers = [block_bytes, part.offset, part.bytes, p.pitch];
-            self.kernels.split(
-                &self.stream,
-                (self.scratch.at(), at),
-                blocks as u64,
-                numbers,
-            )?;
+            let blocks_a_row = layout.file_row_bytes / block_bytes;
+            let args = Split {
+                blocks: self.scratch.at(),
+                plane: to + (p.at + self.upload.rows * p.row_bytes) as u64,
+                n_blocks: (rows * blocks_a_row) as u64,
+                blocks_a_row: blocks_a_row as u32,
+                row_bytes: p.row_bytes as u32,
+                pitch: p.pitch as u32,
+                block_bytes: block_bytes as u32,
+                offset: part.offset as u32,
+                bytes: part.bytes as u32,
+            };
+            self.kernels.split(&self.stream, &args)?;
         }
         Ok(())
     }
