@@ -6,7 +6,7 @@ use std::ffi::c_void;
 use cudarc::driver::{DriverError, result, sys};
 
 use super::args::{
-    Address, Attend, AttendMany, Combine, Embed, Matmul, Matvec, NormRows, Rope, Route,
+    Address, Attend, AttendMany, Combine, Embed, Group, Matmul, Matvec, NormRows, Rope, Route, Router,
 };
 use super::driver::{Function, Module, Stream};
 use crate::quant::TensorType;
@@ -36,16 +36,18 @@ macro_rules! images {
 }
 
 /// The fat binaries that the build made, by the names of their sources.
-static IMAGES: [(&str, &[u8]); 10] = images!(
+static IMAGES: [(&str, &[u8]); 12] = images!(
     "attend",
     "attend_many",
     "choose",
     "embed",
     "experts",
     "matmul",
+    "matmul_hopper",
     "matvec",
     "norm",
     "rope",
+    "router",
     "split"
 );
 
@@ -53,7 +55,7 @@ static IMAGES: [(&str, &[u8]); 10] = images!(
 fn image_of(kernel: &str) -> &str {
     match kernel {
         "norm_rows" | "norm_half" | "share_rows" | "gate_rows" => "norm",
-        "route" | "combine" => "experts",
+        "route" | "group" | "combine" => "experts",
         "choose_parts" => "choose",
         other => {
             let begins = IMAGES.iter().filter(|(name, _)| other.starts_with(name));
@@ -70,6 +72,7 @@ pub struct Kernels {
     modules: Vec<Module>,
     found: HashMap<String, Kernel>,
     shared_max: usize,
+    hopper: bool,
 }
 
 /// A kernel that was found.
@@ -108,12 +111,21 @@ impl Kernels {
         let modules = IMAGES
             .iter()
             .map(|(_, image)| Module::load(image))
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<_>, _>>()?;
+        let place = IMAGES.iter().position(|(of, _)| *of == "matmul_hopper");
+        let hopper = place.and_then(|place| modules.get(place));
         Ok(Self {
+            // code for other cards has no such kernels
+            hopper: hopper.is_some_and(|m| m.function("matmul_hopper_F16_128").is_ok()),
             modules,
             found: HashMap::new(),
             shared_max,
         })
+    }
+
+    /// Whether the card and this build have the products of warpgroups.
+    pub fn has_hopper(&self) -> bool {
+        self.hopper
     }
 
     /// Finds a kernel, so that a launch only looks it up.
@@ -222,15 +234,21 @@ impl Kernels {
         self.launch("share_rows", stream, Grid::line(rows, 256, 0), args)
     }
 
-    /// `matmul` of a type.
+    /// `matmul` of a type, or on Hopper `matmul_hopper` for tiles of so many tokens, 128 or 256.
     pub fn matmul(
         &self,
         kind: TensorType,
+        tokens: usize,
         stream: &Stream,
         grid: Grid,
         args: &Matmul,
     ) -> Result<(), DriverError> {
-        self.launch_struct(&format!("matmul_{}", kind.name()), stream, grid, args)
+        let name = if self.hopper {
+            format!("matmul_hopper_{}_{tokens}", kind.name())
+        } else {
+            format!("matmul_{}", kind.name())
+        };
+        self.launch_struct(&name, stream, grid, args)
     }
 
     /// `embed` of a type.
@@ -306,6 +324,23 @@ impl Kernels {
             Grid::line(args.n_tokens as usize, 32, 0),
             args,
         )
+    }
+
+    /// `group`: one block an expert.
+    pub fn group(&self, stream: &Stream, args: &Group) -> Result<(), DriverError> {
+        let experts = args.n_experts as usize;
+        self.launch_struct("group", stream, Grid::line(experts, 256, 4 * experts), args)
+    }
+
+    /// `router` of a type.
+    pub fn router(
+        &self,
+        kind: TensorType,
+        stream: &Stream,
+        grid: Grid,
+        args: &Router,
+    ) -> Result<(), DriverError> {
+        self.launch_struct(&format!("router_{}", kind.name()), stream, grid, args)
     }
 
     /// `combine`: x (n_tokens, width) += factor × the weighted sum of y (n_tokens × n_used, width).

@@ -13,6 +13,7 @@ pub mod layout;
 mod load;
 mod ops;
 mod project;
+mod prompt;
 mod sizes;
 mod trace;
 

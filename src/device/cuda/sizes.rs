@@ -10,6 +10,15 @@ use crate::model::weights::Weights;
 /// Columns of f16 activations are padded with zeros to a multiple of this: a pass of `cuda/matmul.cu`.
 pub const HALF_COLS_STEP: usize = 128;
 
+/// Rows of f16 activations that a tile may read beyond the last one: `cuda/matmul_hopper.cu` copies whole tiles.
+const HALF_ROWS_BEYOND: usize = 256;
+
+/// Rows of sorted slots that are multiplied at once.
+pub const EXPERT_TILE: usize = 128;
+
+/// Columns of a panel: `cuda/matmul.cuh`.
+const PANEL: usize = 64;
+
 /// Bytes of the file that are on the card at once while they are split.
 pub const UPLOAD_BYTES: usize = 64 << 20;
 
@@ -34,7 +43,7 @@ pub enum Area {
     Up,
     /// A projection that is normalised before it is added.
     Added,
-    /// Activations as f16, columns padded to [`HALF_COLS_STEP`].
+    /// Activations as f16 in panels, columns padded to [`HALF_COLS_STEP`].
     Half,
     /// Their rows' scales.
     HalfScales,
@@ -46,9 +55,15 @@ pub enum Area {
     ExpertIds,
     /// How much each counts.
     ExpertShares,
-    /// Hidden layers of the experts: (tokens × n_used, width).
+    /// `Groups` of `cuda/matmul.cuh`.
+    ExpertGroups,
+    /// Tiles of sorted slots.
+    ExpertTiles,
+    /// Which slot a row of the sorted ones is.
+    ExpertOrder,
+    /// Hidden layers of the experts: (tokens × n_used, width), or (sorted rows, width).
     ExpertHidden,
-    /// What the experts add: (tokens × n_used, n_embd).
+    /// What the experts add: (tokens × n_used, n_embd); or the second half of their hidden layers.
     ExpertAdded,
     /// Partial results of attention.
     Partial,
@@ -103,6 +118,11 @@ pub struct Sizes {
 /// Most query heads that share a key head, and the widest head.
 const GROUP_MAX: usize = 16;
 const HEAD_MAX: usize = 1024;
+
+/// Rows of so many slots, sorted, each expert's filled up to a multiple of 8.
+pub const fn sorted_rows(slots: usize, experts: usize) -> usize {
+    slots.next_multiple_of(8) + 8 * experts
+}
 
 /// Width of a head in a page.
 pub const fn wide(head_dim: usize) -> usize {
@@ -251,11 +271,16 @@ fn areas(plan: &Plan, w: Widths, pages: usize) -> ([usize; AREAS], usize) {
     area(Area::Hidden, tokens * w.hidden * 4);
     area(Area::Up, tokens * w.hidden * 4);
     area(Area::Added, tokens * plan.n_embd * 4);
+    let slots = tokens * w.experts_used;
+    let sorted = sorted_rows(slots, w.experts);
+    let padded = |cols: usize| cols.next_multiple_of(HALF_COLS_STEP);
+    let halves = tokens.next_multiple_of(8) * padded(w.cols);
+    let of_experts = sorted * padded(plan.n_embd.max(w.expert_hidden));
     area(
         Area::Half,
-        tokens * w.cols.next_multiple_of(HALF_COLS_STEP) * 2,
+        (halves.max(of_experts) + HALF_ROWS_BEYOND * PANEL) * 2,
     );
-    area(Area::HalfScales, tokens * 4);
+    area(Area::HalfScales, tokens.max(sorted) * 4);
     let splits = positions(pages).div_ceil(SPLIT);
     area(
         Area::Partial,
@@ -263,15 +288,20 @@ fn areas(plan: &Plan, w: Widths, pages: usize) -> ([usize; AREAS], usize) {
     );
     area(Area::Arrived, ROWS_MAX * w.heads * 4);
     if w.experts > 0 {
-        let slots = tokens * w.experts_used;
         area(Area::Normed, tokens * plan.n_embd * 4);
         area(Area::Router, tokens * w.experts * 4);
         area(Area::ExpertIds, slots * 4);
         area(Area::ExpertShares, slots * 4);
-        area(Area::ExpertHidden, slots * w.expert_hidden * 4);
+        area(Area::ExpertGroups, 8);
+        area(
+            Area::ExpertTiles,
+            (slots.div_ceil(EXPERT_TILE) + w.experts) * 16,
+        );
+        area(Area::ExpertOrder, sorted * 4);
+        area(Area::ExpertHidden, sorted * w.expert_hidden * 4);
         area(
             Area::ExpertAdded,
-            slots * plan.n_embd.max(w.expert_hidden) * 4,
+            (slots * plan.n_embd).max(sorted * w.expert_hidden) * 4,
         );
     }
     area(Area::Logits, ROWS_MAX * plan.n_vocab * 4);
