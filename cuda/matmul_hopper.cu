@@ -25,7 +25,8 @@ struct Shape {
     static constexpr int W_BYTES = TILE_M * PANEL * 2, X_BYTES = N * PANEL * 2;
     // a wide tile's sums leave registers for one decoder a row, a narrow one needs weights twice as often
     static constexpr int LANES = N == 256 ? 1 : 2, DECODERS = LANES * TILE_M;
-    static constexpr int WORKER_REGISTERS = N == 256 ? 192 : 112, DECODER_REGISTERS = N == 256 ? 128 : 144;
+    // together what the launch gives a block: 384 times 168, 512 times 128; asking for more would wait for ever
+    static constexpr int WORKER_REGISTERS = N == 256 ? 184 : 112, DECODER_REGISTERS = N == 256 ? 136 : 144;
 };
 
 // What a decoder takes at once: units of one row, in one panel or two.

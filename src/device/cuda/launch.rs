@@ -26,8 +26,9 @@ pub const MATVEC_THREADS: usize = 512;
 /// Query heads that share a key head, for which `attend` was built.
 pub const ATTEND_GROUPS: [usize; 4] = [1, 4, 8, 16];
 
-/// Widths of a head for which `attend_many` was built.
-pub const ATTEND_MANY_WIDTHS: [usize; 4] = [64, 96, 128, 256];
+/// Widths of a head and queries of a block for which `attend_many` was built; of a width what is best first.
+pub const ATTEND_MANY: [(usize, usize); 5] =
+    [(64, 128), (96, 128), (128, 128), (128, 64), (256, 64)];
 
 macro_rules! images {
     ($($name:literal),*) => {
@@ -121,6 +122,11 @@ impl Kernels {
             found: HashMap::new(),
             shared_max,
         })
+    }
+
+    /// Whether a block may have so much shared memory on this card.
+    pub fn has_shared(&self, bytes: usize) -> bool {
+        bytes <= self.shared_max.saturating_sub(1024)
     }
 
     /// Whether the card and this build have the products of warpgroups.
@@ -305,15 +311,15 @@ impl Kernels {
         self.launch_struct(&format!("attend_{kv}_{group}"), stream, grid, args)
     }
 
-    /// `attend_many`, for a width of [`ATTEND_MANY_WIDTHS`].
+    /// `attend_many`, for a width and a block's queries of [`ATTEND_MANY`].
     pub fn attend_many(
         &self,
-        width: usize,
+        (width, queries): (usize, usize),
         stream: &Stream,
         grid: Grid,
         args: &AttendMany,
     ) -> Result<(), DriverError> {
-        self.launch_struct(&format!("attend_many_{width}"), stream, grid, args)
+        self.launch_struct(&format!("attend_many_{width}_{queries}"), stream, grid, args)
     }
 
     /// `route`: one warp a token.

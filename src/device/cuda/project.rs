@@ -8,7 +8,7 @@ use cudarc::driver::DriverError;
 
 use super::args::{Address, Matvec, Segment, WeightRows, epilogue, norm_kind};
 use super::launch::{
-    ATTEND_GROUPS, ATTEND_MANY_WIDTHS, Grid, Kernels, MATVEC_THREADS, MATVEC_TOKENS, matvec_name,
+    ATTEND_GROUPS, ATTEND_MANY, Grid, Kernels, MATVEC_THREADS, MATVEC_TOKENS, matvec_name,
 };
 use super::prompt::Rows;
 use super::sizes::Area;
@@ -166,8 +166,8 @@ pub fn prepare(
     for group in ATTEND_GROUPS {
         kernels.prepare(&format!("attend_{kv}_{group}"))?;
     }
-    for width in ATTEND_MANY_WIDTHS {
-        kernels.prepare(&format!("attend_many_{width}"))?;
+    for (width, queries) in ATTEND_MANY {
+        kernels.prepare(&format!("attend_many_{width}_{queries}"))?;
     }
     kernels.prepare(&format!("rope_append_{kv}"))?;
     for name in [
