@@ -124,6 +124,11 @@ pub struct Matmul {
     pub groups: Address,
     pub tiles: Address,
     pub order: Address,
+    pub w: Address,
+    pub w_rows: u32,
+    pub first_tile: u32,
+    pub row_tiles: u32,
+    pub end: u32,
 }
 
 /// `Embed` of `cuda/embed.cu`.

@@ -37,13 +37,15 @@ macro_rules! images {
 }
 
 /// The fat binaries that the build made, by the names of their sources.
-static IMAGES: [(&str, &[u8]); 12] = images!(
+static IMAGES: [(&str, &[u8]); 14] = images!(
     "attend",
     "attend_many",
     "choose",
     "embed",
+    "expand",
     "experts",
     "matmul",
+    "matmul_half",
     "matmul_hopper",
     "matvec",
     "norm",
@@ -117,7 +119,7 @@ impl Kernels {
         let hopper = place.and_then(|place| modules.get(place));
         Ok(Self {
             // code for other cards has no such kernels
-            hopper: hopper.is_some_and(|m| m.function("matmul_hopper_F16_128").is_ok()),
+            hopper: hopper.is_some_and(|m| m.function("matmul_hopper_F16").is_ok()),
             modules,
             found: HashMap::new(),
             shared_max,
@@ -240,21 +242,38 @@ impl Kernels {
         self.launch("share_rows", stream, Grid::line(rows, 256, 0), args)
     }
 
-    /// `matmul` of a type, or on Hopper `matmul_hopper` for tiles of so many tokens, 128 or 256.
+    /// `matmul` of a type, or on Hopper `matmul_hopper`.
     pub fn matmul(
         &self,
         kind: TensorType,
+        stream: &Stream,
+        grid: Grid,
+        args: &Matmul,
+    ) -> Result<(), DriverError> {
+        let on = if self.hopper { "matmul_hopper" } else { "matmul" };
+        self.launch_struct(&format!("{on}_{}", kind.name()), stream, grid, args)
+    }
+
+    /// `expand` of a type.
+    pub fn expand(
+        &self,
+        kind: TensorType,
+        stream: &Stream,
+        grid: Grid,
+        args: &Matmul,
+    ) -> Result<(), DriverError> {
+        self.launch_struct(&format!("expand_{}", kind.name()), stream, grid, args)
+    }
+
+    /// `matmul_half` for tiles of so many tokens, 128 or 256.
+    pub fn matmul_half(
+        &self,
         tokens: usize,
         stream: &Stream,
         grid: Grid,
         args: &Matmul,
     ) -> Result<(), DriverError> {
-        let name = if self.hopper {
-            format!("matmul_hopper_{}_{tokens}", kind.name())
-        } else {
-            format!("matmul_{}", kind.name())
-        };
-        self.launch_struct(&name, stream, grid, args)
+        self.launch_struct(&format!("matmul_half_{tokens}"), stream, grid, args)
     }
 
     /// `embed` of a type.

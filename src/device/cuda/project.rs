@@ -170,6 +170,9 @@ pub fn prepare(
         kernels.prepare(&format!("attend_many_{width}_{queries}"))?;
     }
     kernels.prepare(&format!("rope_append_{kv}"))?;
+    for name in prompt::names(kernels.has_hopper()) {
+        kernels.prepare(name)?;
+    }
     for name in [
         "norm_rows",
         "norm_half",

@@ -1,4 +1,5 @@
-//! Products of matrices with many vectors: activations as f16 in panels, tiles on the tensor cores, experts' slots sorted and multiplied together.
+//! Products of matrices with many vectors: activations as f16 in panels, tiles on the tensor cores, weights decoded beforehand where many
+//! tokens share them, experts' slots sorted and multiplied together.
 
 use bytemuck::Zeroable;
 use cudarc::driver::DriverError;
@@ -7,29 +8,46 @@ use super::CudaDevice;
 use super::args::{Group, Matmul, NormRows, Router, epilogue};
 use super::launch::Grid;
 use super::project::{ActivationNumbers, Finish, Input, Part, norm_numbers};
-use super::sizes::{Area, EXPERT_TILE, HALF_COLS_STEP, sorted_rows};
+use super::sizes::{
+    Area, EXPERT_TILE, HALF_COLS_STEP, PANEL, TILE_ROWS, expanded_tile_bytes, sorted_rows,
+};
 use crate::model::plan::ExpertLinear;
 use crate::quant::TensorType;
 
-/// Tokens of a tile of `cuda/matmul_hopper.cu`.
+/// Tokens of a tile of `cuda/matmul_half.cu`.
 const TILES: [usize; 2] = [128, 256];
 
-/// What a tile of each takes, about, in the same unit: weights are decoded as often for either.
+/// What a tile of each takes, about, in the same unit.
 const TILE_COSTS: [usize; 2] = [4, 7];
+
+/// From so many tokens on it pays to decode a matrix once for all of them.
+const EXPAND_TOKENS_MIN: usize = 512;
+
+/// Panels that a block of `cuda/expand.cu` decodes, about.
+const EXPAND_PANELS: usize = 8;
+
+/// `Activation` of `cuda/common.cuh` that the products of warpgroups leave to `gate_rows`.
+const GELU_ERF: u32 = 3;
 
 /// Tokens that `cuda/router.cu` takes at once.
 const ROUTER_TOKENS: usize = 4;
 
 /// Kernels of many vectors, of a type.
 pub(super) fn matmul_names(hopper: bool, kind: TensorType) -> Vec<String> {
-    let name = kind.name();
-    if hopper {
-        TILES
-            .iter()
-            .map(|tokens| format!("matmul_hopper_{name}_{tokens}"))
-            .collect()
+    let of: &[&str] = if hopper {
+        &["matmul_hopper", "expand"]
     } else {
-        vec![format!("matmul_{name}")]
+        &["matmul"]
+    };
+    of.iter().map(|of| format!("{of}_{}", kind.name())).collect()
+}
+
+/// Kernels of many vectors, of any type.
+pub(super) fn names(hopper: bool) -> &'static [&'static str] {
+    if hopper {
+        &["matmul_half_128", "matmul_half_256"]
+    } else {
+        &[]
     }
 }
 
@@ -114,8 +132,35 @@ impl CudaDevice {
         self.kernels.norm_half(&self.stream, n_rows, &args)
     }
 
+    /// Whether a product does that with its sums; otherwise they are stored first.
+    fn is_fused(&self, finish: Finish) -> bool {
+        let gelu_erf = finish.epilogue == epilogue::GATED && finish.activation.0 == GELU_ERF;
+        !self.kernels.has_hopper() || !(gelu_erf || finish.epilogue == epilogue::PLAIN)
+    }
+
     /// Multiplies what `to_half` left; the parts have one type.
     pub(super) fn matmul(
+        &self,
+        n: usize,
+        parts: &[Part],
+        finish: Finish,
+        rows: Rows,
+    ) -> Result<(), DriverError> {
+        if self.is_fused(finish) {
+            return self.multiply(n, parts, finish, rows);
+        }
+        self.multiply(n, parts, Finish::SET, rows)?;
+        let up = match finish.epilogue {
+            epilogue::GATED => parts[1].out,
+            _ => 0,
+        };
+        let values = (rows.at_most(n) * parts[0].rows) as u64;
+        let gate = parts[0].out;
+        self.kernels
+            .gate_rows(&self.stream, (gate, up), values, finish.activation)
+    }
+
+    fn multiply(
         &self,
         n: usize,
         parts: &[Part],
@@ -139,33 +184,58 @@ impl CudaDevice {
             args.order = self.at(Area::ExpertOrder);
         }
         let row_tiles: usize = match finish.epilogue {
-            epilogue::GATED => parts[0].rows.div_ceil(64),
-            _ => parts.iter().map(|p| p.rows.div_ceil(128)).sum(),
+            epilogue::GATED => parts[0].rows.div_ceil(TILE_ROWS / 2),
+            _ => parts.iter().map(|p| p.rows.div_ceil(TILE_ROWS)).sum(),
         };
+        args.row_tiles = row_tiles as u32;
         let kind = self.kind(&parts[0]);
-        let (tokens, grid) = self.tiles(kind, row_tiles, n, rows);
-        self.kernels
-            .matmul(kind, tokens, &self.stream, grid, &args)
+        if self.kernels.has_hopper() && matches!(rows, Rows::Tokens) && n >= EXPAND_TOKENS_MIN {
+            return self.multiply_expanded(kind, args);
+        }
+        let tiles = row_tiles
+            * match rows {
+                Rows::Tokens => n.div_ceil(TILES[0]),
+                Rows::Gathered(slots) | Rows::Sorted(slots) => slots.tiles(),
+            };
+        let grid = if self.kernels.has_hopper() {
+            let blocks = tiles.min(self.multiprocessors);
+            Grid::line(blocks, 256 + 256, stages_bytes(TILES[0]))
+        } else {
+            Grid::line(tiles, 256, 2 * (128 + 128) * (pass_columns(kind) + 8) * 2)
+        };
+        self.kernels.matmul(kind, &self.stream, grid, &args)
     }
 
-    /// Tokens of a tile, and the launch.
-    fn tiles(&self, kind: TensorType, row_tiles: usize, n: usize, rows: Rows) -> (usize, Grid) {
-        let tiles = |tokens: usize| match rows {
-            Rows::Tokens => row_tiles * n.div_ceil(tokens),
-            Rows::Gathered(slots) | Rows::Sorted(slots) => row_tiles * slots.tiles(),
-        };
-        if !self.kernels.has_hopper() {
-            let pass = pass_columns(kind);
-            let shared_bytes = 2 * (128 + 128) * (pass + 8) * 2;
-            return (128, Grid::line(tiles(128), 256, shared_bytes));
+    /// Decodes the rows, or as many as there is room for, and multiplies.
+    fn multiply_expanded(&self, kind: TensorType, mut args: Matmul) -> Result<(), DriverError> {
+        let (n, all, cols) = (
+            args.n_tokens as usize,
+            args.row_tiles as usize,
+            args.cols as usize,
+        );
+        args.w = self.at(Area::Expanded);
+        let at_most = self.sizes.bytes(Area::Expanded) / expanded_tile_bytes(cols);
+        let step = all.div_ceil(all.div_ceil(at_most.max(1)));
+        for first in (0..all).step_by(step) {
+            let now = step.min(all - first);
+            (args.first_tile, args.row_tiles) = (first as u32, now as u32);
+            args.w_rows = (now * TILE_ROWS) as u32;
+            let grid = Grid {
+                blocks: (now as u32, cols.div_ceil(PANEL * EXPAND_PANELS) as u32, 1),
+                threads: 256,
+                shared_bytes: pass_columns(kind) * TILE_ROWS * 2,
+            };
+            self.kernels.expand(kind, &self.stream, grid, &args)?;
+            let cost = |i: usize| {
+                (now * n.div_ceil(TILES[i])).div_ceil(self.multiprocessors) * TILE_COSTS[i]
+            };
+            let tokens = TILES[usize::from(cost(1) <= cost(0))];
+            let blocks = (now * n.div_ceil(tokens)).min(self.multiprocessors);
+            let grid = Grid::line(blocks, 256 + 32, stages_bytes(tokens));
+            self.kernels
+                .matmul_half(tokens, &self.stream, grid, &args)?;
         }
-        let cost = |i: usize| tiles(TILES[i]).div_ceil(self.multiprocessors) * TILE_COSTS[i];
-        let wide = matches!(rows, Rows::Tokens) && cost(1) <= cost(0);
-        let (tokens, stages, decoders) = if wide { (256, 4, 128) } else { (128, 6, 256) };
-        // stages of a panel of weights and of x, eight warps' rooms, and what the alignment may take
-        let shared_bytes = stages * (128 + tokens) * 128 + 8 * 32 * 20 * 4 + 1024;
-        let blocks = tiles(tokens).min(self.multiprocessors);
-        (tokens, Grid::line(blocks, 256 + decoders, shared_bytes))
+        Ok(())
     }
 
     /// Sorts the step's slots by expert and multiplies each expert's together: hidden rows, sorted, in `ExpertHidden`.
@@ -190,8 +260,9 @@ impl CudaDevice {
         let rows = Rows::Gathered(slots);
         self.to_half(slots.tokens, from, rows)?;
         let [gate, up] = parts;
-        if self.kind(&gate) == self.kind(&up) {
-            return self.matmul(slots.tokens, &parts, Finish::gated(activation), rows);
+        let finish = Finish::gated(activation);
+        if self.kind(&gate) == self.kind(&up) && self.is_fused(finish) {
+            return self.matmul(slots.tokens, &parts, finish, rows);
         }
         let up = Part {
             out: self.at(Area::ExpertAdded),
@@ -243,7 +314,13 @@ impl CudaDevice {
     }
 }
 
-/// Columns that `cuda/matmul.cu` takes at once: whole blocks or halves of one.
+/// Shared memory of `cuda/products.cuh`: stages of a panel of weights and of x, and what the alignment may take.
+const fn stages_bytes(tokens: usize) -> usize {
+    let stages = if tokens == 256 { 4 } else { 6 };
+    stages * (TILE_ROWS + tokens) * PANEL * 2 + 1024
+}
+
+/// Columns that `cuda/matmul.cu` and `cuda/expand.cu` take at once: whole blocks or halves of one.
 const fn pass_columns(kind: TensorType) -> usize {
     match kind {
         TensorType::Q2_K | TensorType::Q3_K | TensorType::Q6_K => 128,

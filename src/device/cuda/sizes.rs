@@ -17,7 +17,13 @@ const HALF_ROWS_BEYOND: usize = 256;
 pub const EXPERT_TILE: usize = 128;
 
 /// Columns of a panel: `cuda/matmul.cuh`.
-const PANEL: usize = 64;
+pub const PANEL: usize = 64;
+
+/// Rows of weights of a tile.
+pub const TILE_ROWS: usize = 128;
+
+/// Most bytes of decoded weights; of a larger matrix some rows are decoded and multiplied at a time.
+const EXPANDED_BYTES_MAX: usize = 128 << 20;
 
 /// Bytes of the file that are on the card at once while they are split.
 pub const UPLOAD_BYTES: usize = 64 << 20;
@@ -47,6 +53,8 @@ pub enum Area {
     Half,
     /// Their rows' scales.
     HalfScales,
+    /// Weights as f16, decoded for one product at a time.
+    Expanded,
     /// The residual stream, normalised, for the experts.
     Normed,
     /// Logits of the router.
@@ -91,6 +99,7 @@ struct Widths {
     experts: usize,
     experts_used: usize,
     expert_hidden: usize,
+    expanded: usize,
 }
 
 /// Every size.
@@ -122,6 +131,18 @@ const HEAD_MAX: usize = 1024;
 /// Rows of so many slots, sorted, each expert's filled up to a multiple of 8.
 pub const fn sorted_rows(slots: usize, experts: usize) -> usize {
     slots.next_multiple_of(8) + 8 * experts
+}
+
+/// Bytes that a tile of rows takes as f16.
+pub const fn expanded_tile_bytes(cols: usize) -> usize {
+    TILE_ROWS * cols.next_multiple_of(PANEL) * 2
+}
+
+/// Bytes of decoded weights for a product of so many rows in all, of so many matrices.
+fn expanded_bytes(rows: usize, matrices: usize, cols: usize) -> usize {
+    let tiles = rows.div_ceil(TILE_ROWS) + matrices;
+    let tile = expanded_tile_bytes(cols);
+    (tiles * tile).min(EXPANDED_BYTES_MAX.max(tile))
 }
 
 /// Width of a head in a page.
@@ -189,6 +210,12 @@ impl Sizes {
     /// Where an area begins in the scratch memory.
     pub fn offset(&self, area: Area) -> usize {
         self.areas[area as usize]
+    }
+
+    /// Bytes of an area, at least; more where the next one begins later.
+    pub fn bytes(&self, area: Area) -> usize {
+        let next = self.areas.iter().filter(|at| **at > self.offset(area));
+        next.min().unwrap_or(&self.scratch_bytes) - self.offset(area)
     }
 
     /// Bytes of a page.
@@ -281,6 +308,7 @@ fn areas(plan: &Plan, w: Widths, pages: usize) -> ([usize; AREAS], usize) {
         (halves.max(of_experts) + HALF_ROWS_BEYOND * PANEL) * 2,
     );
     area(Area::HalfScales, tokens.max(sorted) * 4);
+    area(Area::Expanded, w.expanded);
     let splits = positions(pages).div_ceil(SPLIT);
     area(
         Area::Partial,
@@ -327,6 +355,9 @@ fn widths(plan: &Plan) -> Result<Widths, String> {
                 w.q = w.q.max(n_heads * head_dim);
                 w.kv = w.kv.max(n_kv_heads * head_dim);
                 w.cols = w.cols.max(n_heads * head_dim);
+                let (q, kv) = (n_heads * head_dim, n_kv_heads * head_dim);
+                let here = expanded_bytes(q + 2 * kv, 3, plan.n_embd);
+                w.expanded = w.expanded.max(here);
             }
             Op::Attend {
                 n_heads,
@@ -346,6 +377,8 @@ fn widths(plan: &Plan) -> Result<Widths, String> {
             Op::FfnIn { hidden, .. } => {
                 w.hidden = w.hidden.max(hidden.n_ff());
                 w.cols = w.cols.max(hidden.n_ff());
+                let here = expanded_bytes(2 * hidden.n_ff(), 2, plan.n_embd);
+                w.expanded = w.expanded.max(here);
             }
             Op::Route { router, n_used, .. } => {
                 w.experts = w.experts.max(router.matrix.rows);
@@ -355,9 +388,11 @@ fn widths(plan: &Plan) -> Result<Widths, String> {
             Op::ExpertsOut { join, .. } if join.norm.is_some() => {
                 return Err("a norm of what the experts add".to_owned());
             }
+            Op::AttnOut { proj, .. } | Op::FfnOut { down: proj, .. } => {
+                let here = expanded_bytes(proj.matrix.rows, 1, proj.matrix.cols);
+                w.expanded = w.expanded.max(here);
+            }
             Op::Embed { .. }
-            | Op::AttnOut { .. }
-            | Op::FfnOut { .. }
             | Op::ExpertsOut { .. }
             | Op::Head { .. } => {}
         }
