@@ -75,7 +75,9 @@ mod bench {
             .filter(|a| a != "--bench")
             .collect();
         let Some(path) = arguments.first() else {
-            eprintln!("usage: cargo bench --features cuda --bench cuda -- MODEL [prefill|decode] [STEP]");
+            eprintln!(
+                "usage: cargo bench --features cuda --bench cuda -- MODEL [prefill|decode] [STEP]"
+            );
             return Ok(());
         };
         let (mut device, size) = open(path, 8448)?;

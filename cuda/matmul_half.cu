@@ -37,7 +37,7 @@ __device__ __forceinline__ void matmul(const Matmul &a) {
     const Shared at = open_stages<N>(room, barriers, 1);
     let_next_start();
     if (threadIdx.x < WORKERS) {
-        multiply_tiles<N>(a, at);
+        multiply_tiles<N, false>(a, at);
     } else if (threadIdx.x == WORKERS) {
         bring_tiles<N>(a, at);
     }

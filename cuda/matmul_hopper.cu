@@ -96,7 +96,7 @@ __device__ __forceinline__ void matmul(const Matmul &a) {
     // of the launch's 128 registers each; asking for more than there are would wait for ever
     if (threadIdx.x < WORKERS) {
         give_registers<112>();
-        multiply_tiles<TOKENS>(a, at);
+        multiply_tiles<TOKENS, true>(a, at);
     } else {
         take_registers<144>();
         decode_tiles<F>(a, at);

@@ -44,21 +44,36 @@ __device__ __forceinline__ Shared open_stages(u8 *room, uint64_t *barriers, uint
     return at;
 }
 
-// activation(gate, up) of common.cuh, where it is gate * sigmoid(z) * up: all but GELU by erf, which the host does apart.
-__device__ __forceinline__ float gated_fast(const Matmul &a, float gate, float up) {
-    float z = gate;
-    if (a.activation == SWIGLU_CLAMPED) {
-        gate = fminf(gate, a.limit), up = fminf(fmaxf(up, -a.limit), a.limit) + 1.0f;
-        z = a.alpha * gate;
-    } else if (a.activation == GELU_TANH) {
-        z = 1.5957691216057308f * fmaf(0.044715f * gate * gate, gate, gate);
+// activation(gate, up) of common.cuh as gate * sigmoid(gate * (a + b * gate^2)) * (up + more), gate and up within a limit, so that no sum waits
+// for a branch: all but GELU by erf, which the host has done apart.
+struct Gate {
+    float a, b, limit, more;
+    __device__ __forceinline__ Gate(const Matmul &m) {
+        const bool clamped = m.activation == SWIGLU_CLAMPED, gelu = m.activation == GELU_TANH;
+        a = gelu ? 1.5957691216057308f : clamped ? m.alpha : 1.0f;  // 2 sqrt(2 / pi): 1 + tanh(x) is 2 sigmoid(2 x)
+        b = gelu ? 0.0713548162726009f : 0.0f;
+        limit = clamped ? m.limit : INFINITY;
+        more = clamped ? 1.0f : 0.0f;
     }
-    return __fdividef(gate, 1.0f + __expf(-z)) * up;
+    __device__ __forceinline__ float operator()(float gate, float up) const {
+        gate = fminf(gate, limit), up = fminf(fmaxf(up, -limit), limit);
+        return __fdividef(gate, 1.0f + __expf(-gate * fmaf(b * gate, gate, a))) * (up + more);
+    }
+};
+
+// Without branches, as the stores of a tile are many.
+__device__ __forceinline__ void store_to(float *to, float y, bool really) {
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %2, 0;\n@p st.global.f32 [%0], %1;\n}" ::"l"(to), "f"(y), "r"((uint32_t)really));
+}
+
+__device__ __forceinline__ void add_to(float *to, float y, bool really) {
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %2, 0;\n@p red.global.add.f32 [%0], %1;\n}" ::"l"(to), "f"(y), "r"((uint32_t)really));
 }
 
 // Sum i of 8 tokens: row lane / 4 + 8 (i / 2), token 2 (lane % 4) + i % 2. Eight lanes store 32 bytes in a row. Sums are added by the memory:
-// each value once a launch, so that there is one order.
-template <int N, uint32_t EPILOGUE>
+// each value once a launch, so that there is one order. Nothing but the stores depends on what is there, so that all loads go out together:
+// scales and order may be read 256 rows beyond the last.
+template <int N, bool ORDERED, uint32_t EPILOGUE>
 __device__ __forceinline__ void store_sums(const Matmul &a, const Tile &t, const float (&sums)[N / 2]) {
     const uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     constexpr bool pairs = EPILOGUE == GATED;
@@ -68,29 +83,44 @@ __device__ __forceinline__ void store_sums(const Matmul &a, const Tile &t, const
     const float first = there[0] ? bias_of(s, t.expert, row) : 0.0f;
     const float second = pairs ? there[0] ? bias_of(a.segments[1], t.expert, row) : 0.0f : there[1] ? bias_of(s, t.expert, row + 8) : 0.0f;
     float *out = s.out + row;
-    const uint32_t stride = s.out_stride;
+    const uint32_t stride = s.out_stride, mine = t.first + 2 * (lane % 4);
+    const uint32_t left = t.count - min(t.count, 2 * (lane % 4));  // tokens from this lane's first on
+    const Gate gate(a);
+    constexpr int BATCH = 4;  // tokens' pairs whose scales are loaded together
 #pragma unroll
-    for (int n = 0; n < N / 8; n++)
+    for (int n0 = 0; n0 < N / 8; n0 += BATCH) {
+        float2 scales[BATCH];
+        uint2 orders[BATCH];
 #pragma unroll
-        for (int e = 0; e < 2; e++) {
-            const uint32_t token = 8 * n + 2 * (lane % 4) + e;
-            if (token >= t.count) continue;
-            const float scale = __ldg(a.scales + t.first + token);
-            float *to = out + (size_t)(a.order ? __ldg(a.order + t.first + token) : t.first + token) * stride;
-            const float y0 = sums[4 * n + e] * scale + first, y1 = sums[4 * n + 2 + e] * scale + second;
-            if (pairs) {
-                if (there[0]) *to = gated_fast(a, y0, y1) * a.scale;
-            } else if (EPILOGUE == ADD) {
-                if (there[0]) asm volatile("red.global.add.f32 [%0], %1;" ::"l"(to), "f"(y0 * a.scale));
-                if (there[1]) asm volatile("red.global.add.f32 [%0], %1;" ::"l"(to + 8), "f"(y1 * a.scale));
-            } else {
-                if (there[0]) to[0] = y0 * a.scale;
-                if (there[1]) to[8] = y1 * a.scale;
-            }
+        for (int b = 0; b < BATCH; b++) {
+            const uint32_t token = mine + 8 * (n0 + b);
+            scales[b] = __ldg((const float2 *)(a.scales + token));
+            orders[b] = ORDERED && a.order ? __ldg((const uint2 *)(a.order + token)) : make_uint2(token, token + 1);
         }
+#pragma unroll
+        for (int b = 0; b < BATCH; b++)
+#pragma unroll
+            for (int e = 0; e < 2; e++) {
+                const int n = n0 + b;
+                const float scale = e ? scales[b].y : scales[b].x;
+                float *to = out + (size_t)(e ? orders[b].y : orders[b].x) * stride;
+                const float y0 = sums[4 * n + e] * scale + first, y1 = sums[4 * n + 2 + e] * scale + second;
+                const bool here = 8 * n + e < left;
+                if (pairs) {
+                    store_to(to, gate(y0, y1) * a.scale, here && there[0]);
+                } else if (EPILOGUE == ADD) {
+                    add_to(to, y0 * a.scale, here && there[0]);
+                    add_to(to + 8, y1 * a.scale, here && there[1]);
+                } else {
+                    store_to(to, y0 * a.scale, here && there[0]);
+                    store_to(to + 8, y1 * a.scale, here && there[1]);
+                }
+            }
+    }
 }
 
-template <int N>
+// ORDERED: rows of x may be those of experts.
+template <int N, bool ORDERED>
 __device__ __forceinline__ void multiply_tiles(const Matmul &a, const Shared &at) {
     typedef Shape<N> S;
     const uint32_t lane = threadIdx.x % WARP, panels = (a.cols + PANEL - 1) / PANEL;
@@ -117,11 +147,11 @@ __device__ __forceinline__ void multiply_tiles(const Matmul &a, const Shared &at
         if (lane == 0) barrier_arrive(at.empty + before);
         const Tile t = tile_at(a, tile, N);
         if (a.epilogue == GATED) {
-            store_sums<N, GATED>(a, t, sums);
+            store_sums<N, ORDERED, GATED>(a, t, sums);
         } else if (a.epilogue == ADD) {
-            store_sums<N, ADD>(a, t, sums);
+            store_sums<N, ORDERED, ADD>(a, t, sums);
         } else {
-            store_sums<N, SET>(a, t, sums);
+            store_sums<N, ORDERED, SET>(a, t, sums);
         }
     }
 }

@@ -406,9 +406,8 @@ fn experts_say_together_what_they_say_one_by_one() {
         let tokens = tokens(500, device.capacity().vocab);
         let single = common::forward(&mut device, &tokens, 0, 8, Rows::All);
         let together = common::forward(&mut device, &tokens, 0, 500, Rows::All);
-        let agree = |(a, b): &(&Vec<f32>, &Vec<f32>)| {
-            difference(&[a.to_vec()], &[b.to_vec()]) < 3e-2
-        };
+        let agree =
+            |(a, b): &(&Vec<f32>, &Vec<f32>)| difference(&[a.to_vec()], &[b.to_vec()]) < 3e-2;
         let n = together.iter().zip(&single).filter(agree).count();
         common::say(&format!("{}: {n} of 500 rows agree", fixture.name));
         assert!(n >= 450, "{}: {n} of 500 rows agree", fixture.name);
@@ -416,7 +415,11 @@ fn experts_say_together_what_they_say_one_by_one() {
             common::forward(&mut device, &tokens[..200], 0, 200, Rows::All),
             common::forward(&mut device, &tokens[200..], 200, 300, Rows::All),
         ];
-        assert!(in_two.concat() == together, "{}: in two pieces", fixture.name);
+        assert!(
+            in_two.concat() == together,
+            "{}: in two pieces",
+            fixture.name
+        );
     }
 }
 

@@ -179,7 +179,10 @@ impl CudaDevice {
             .into_iter()
             .filter(|(width, _)| *width == head_dim)
             .map(|(_, queries)| queries)
-            .find(|queries| self.kernels.has_shared(attend_many_bytes(head_dim, *queries)))
+            .find(|queries| {
+                self.kernels
+                    .has_shared(attend_many_bytes(head_dim, *queries))
+            })
     }
 
     fn attend_many(

@@ -6,7 +6,8 @@ use std::ffi::c_void;
 use cudarc::driver::{DriverError, result, sys};
 
 use super::args::{
-    Address, Attend, AttendMany, Combine, Embed, Group, Matmul, Matvec, NormRows, Rope, Route, Router,
+    Address, Attend, AttendMany, Combine, Embed, Group, Matmul, Matvec, NormRows, Rope, Route,
+    Router,
 };
 use super::driver::{Function, Module, Stream};
 use crate::quant::TensorType;
@@ -250,7 +251,11 @@ impl Kernels {
         grid: Grid,
         args: &Matmul,
     ) -> Result<(), DriverError> {
-        let on = if self.hopper { "matmul_hopper" } else { "matmul" };
+        let on = if self.hopper {
+            "matmul_hopper"
+        } else {
+            "matmul"
+        };
         self.launch_struct(&format!("{on}_{}", kind.name()), stream, grid, args)
     }
 
@@ -338,7 +343,12 @@ impl Kernels {
         grid: Grid,
         args: &AttendMany,
     ) -> Result<(), DriverError> {
-        self.launch_struct(&format!("attend_many_{width}_{queries}"), stream, grid, args)
+        self.launch_struct(
+            &format!("attend_many_{width}_{queries}"),
+            stream,
+            grid,
+            args,
+        )
     }
 
     /// `route`: one warp a token.

@@ -17,8 +17,8 @@ use crate::quant::TensorType;
 /// Tokens of a tile of `cuda/matmul_half.cu`.
 const TILES: [usize; 2] = [128, 256];
 
-/// What a tile of each takes, about, in the same unit.
-const TILE_COSTS: [usize; 2] = [4, 7];
+/// What a tile of each takes, about, in the same unit: a narrow one waits for the second-level cache.
+const TILE_COSTS: [usize; 2] = [5, 7];
 
 /// From so many tokens on it pays to decode a matrix once for all of them.
 const EXPAND_TOKENS_MIN: usize = 512;
@@ -39,7 +39,9 @@ pub(super) fn matmul_names(hopper: bool, kind: TensorType) -> Vec<String> {
     } else {
         &["matmul"]
     };
-    of.iter().map(|of| format!("{of}_{}", kind.name())).collect()
+    of.iter()
+        .map(|of| format!("{of}_{}", kind.name()))
+        .collect()
 }
 
 /// Kernels of many vectors, of any type.

@@ -10,7 +10,7 @@ use crate::model::weights::Weights;
 /// Columns of f16 activations are padded with zeros to a multiple of this: a pass of `cuda/matmul.cu`.
 pub const HALF_COLS_STEP: usize = 128;
 
-/// Rows of f16 activations that a tile may read beyond the last one: `cuda/matmul_hopper.cu` copies whole tiles.
+/// Rows of f16 activations that a tile may read beyond the last one, and their scales: `cuda/products.cuh` works on whole tiles.
 const HALF_ROWS_BEYOND: usize = 256;
 
 /// Rows of sorted slots that are multiplied at once.
@@ -307,7 +307,10 @@ fn areas(plan: &Plan, w: Widths, pages: usize) -> ([usize; AREAS], usize) {
         Area::Half,
         (halves.max(of_experts) + HALF_ROWS_BEYOND * PANEL) * 2,
     );
-    area(Area::HalfScales, tokens.max(sorted) * 4);
+    area(
+        Area::HalfScales,
+        (tokens.max(sorted) + HALF_ROWS_BEYOND) * 4,
+    );
     area(Area::Expanded, w.expanded);
     let splits = positions(pages).div_ceil(SPLIT);
     area(
@@ -325,7 +328,7 @@ fn areas(plan: &Plan, w: Widths, pages: usize) -> ([usize; AREAS], usize) {
             Area::ExpertTiles,
             (slots.div_ceil(EXPERT_TILE) + w.experts) * 16,
         );
-        area(Area::ExpertOrder, sorted * 4);
+        area(Area::ExpertOrder, (sorted + HALF_ROWS_BEYOND) * 4);
         area(Area::ExpertHidden, sorted * w.expert_hidden * 4);
         area(
             Area::ExpertAdded,
@@ -392,9 +395,7 @@ fn widths(plan: &Plan) -> Result<Widths, String> {
                 let here = expanded_bytes(proj.matrix.rows, 1, proj.matrix.cols);
                 w.expanded = w.expanded.max(here);
             }
-            Op::Embed { .. }
-            | Op::ExpertsOut { .. }
-            | Op::Head { .. } => {}
+            Op::Embed { .. } | Op::ExpertsOut { .. } | Op::Head { .. } => {}
         }
     }
     Ok(w)
