@@ -13,6 +13,7 @@ pub mod layout;
 mod load;
 mod ops;
 mod project;
+mod prompt;
 mod sizes;
 mod trace;
 
@@ -38,7 +39,7 @@ use crate::model::weights::{Files, Weights};
 use crate::sampling::{self, SampleStep, Sampled, Sampler, TopLogprobs};
 
 /// Most tokens a step holds: enough rows for the tensor cores, few enough that activations stay small.
-pub const STEP_TOKENS_MAX: usize = 1024;
+pub const STEP_TOKENS_MAX: usize = 2048;
 
 /// Most tokens that are multiplied as vectors, in f32; so many rows of logits are kept.
 pub const ROWS_MAX: usize = 8;
