@@ -110,6 +110,14 @@ fn shapes() -> Vec<(String, TinyLlama)> {
             heads(of(TensorType::Q6_K), 7, 1, 96, 48),
         ),
         (
+            "group of 19, heads of 64",
+            heads(of(TensorType::Q8_0), 38, 2, 64, 64),
+        ),
+        (
+            "group of 71, heads of 10",
+            heads(of(TensorType::F16), 71, 1, 10, 10),
+        ),
+        (
             "heads of 256",
             tied(heads(of(TensorType::Q5_0), 4, 1, 256, 256)),
         ),
