@@ -10,8 +10,11 @@ use crate::model::weights::Weights;
 /// Columns of f16 activations are padded with zeros to a multiple of this: a pass of `cuda/matmul.cu`.
 pub const HALF_COLS_STEP: usize = 128;
 
-/// Bytes of the file that are on the card at once while they are split.
-pub const UPLOAD_BYTES: usize = 64 << 20;
+/// Pieces of the file that are on their way to the card at once.
+pub const UPLOAD_SLOTS: usize = 4;
+
+/// Bytes of a piece. Smaller ones cost calls, larger ones wait for each other.
+pub const PIECE_BYTES: usize = 16 << 20;
 
 /// A part of the scratch memory. Activations are f32 (tokens, width).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -277,7 +280,7 @@ fn areas(plan: &Plan, w: Widths, pages: usize) -> ([usize; AREAS], usize) {
     area(Area::Choose, CHOOSE_BLOCKS as usize * 12);
     area(Area::Chosen, 8);
     // while the model is brought in, pieces of the file lie where the activations will be
-    (at, end.max(UPLOAD_BYTES + ALIGNMENT))
+    (at, end.max(UPLOAD_SLOTS * PIECE_BYTES))
 }
 
 fn widths(plan: &Plan) -> Result<Widths, String> {
