@@ -55,12 +55,12 @@ fn started(command: Command) -> (Running, Duration) {
     (worker, since.elapsed())
 }
 
-/// A prompt of so many tokens, which no other has begun with.
-fn long_prompt(id: &str, n: usize, salt: usize) -> Value {
+/// A request with a prompt of so many tokens, which no other has begun with, and so many to be drawn.
+fn long_prompt(id: &str, n: usize, max_tokens: usize, salt: usize) -> Value {
     let tokens: Vec<usize> = (0..n).map(|i| 100 + (i * 37 + salt) % 1000).collect();
     generate(
         id,
-        json!({"prompt_token_ids": tokens, "ignore_eos": true, "max_tokens": 400, "temperature": 0, "cache_prompt": false}),
+        json!({"prompt_token_ids": tokens, "ignore_eos": true, "max_tokens": max_tokens, "temperature": 0, "cache_prompt": false}),
     )
 }
 
@@ -100,7 +100,7 @@ fn health_is_answered_while_a_long_prompt_is_read() {
     say(&format!("{LARGE}: ready after {took:?}"));
     let mut times = Vec::new();
     for round in 0..3 {
-        worker.say(&long_prompt("long", LONG, round));
+        worker.say(&long_prompt("long", LONG, 400, round));
         worker.until_method("started");
         while let Some(time) = health(&mut worker, times.len()) {
             times.push(time);
@@ -136,14 +136,14 @@ fn a_cancel_stops_the_card() {
     let (mut worker, _) = started(on_card(&model, &["--ctx", "8448"]));
     let (mut reading, mut drawing) = (Vec::new(), Vec::new());
     for i in 0..10 {
-        worker.say(&long_prompt("long", LONG, i));
+        worker.say(&long_prompt("long", LONG, 400, i));
         worker.until_method("started");
         std::thread::sleep(Duration::from_millis(7 * i as u64));
         let (took, result) = cancel(&mut worker);
         assert_eq!(result["finish_reason"], "cancelled");
         assert_eq!(result["usage"]["completion_tokens"], 0);
         reading.push(took);
-        worker.say(&long_prompt("long", 100, i));
+        worker.say(&long_prompt("long", 100, 400, i));
         worker.until_method("token");
         let (took, result) = cancel(&mut worker);
         assert_eq!(result["finish_reason"], "cancelled");
@@ -209,14 +209,14 @@ fn a_request_that_the_pool_cannot_hold_is_refused_and_the_worker_lives() {
         &model,
         &["--ctx", "8192", "--kv-bytes", "40000000"],
     ));
-    worker.say(&long_prompt("much", 2000, 0));
+    worker.say(&long_prompt("much", 2000, 400, 0));
     let refused = worker.response("much");
     assert_eq!(refused["error"]["data"]["code"], "VRAM_OOM", "{refused}");
     let error = &refused["error"];
     assert!(bytes(error, "required_bytes") > bytes(error, "available_bytes"));
-    worker.say(&long_prompt("little", 20, 0));
+    worker.say(&long_prompt("little", 20, 40, 0));
     let done = worker.response("little");
-    assert_eq!(done["result"]["usage"]["completion_tokens"], 400, "{done}");
+    assert_eq!(done["result"]["usage"]["completion_tokens"], 40, "{done}");
 }
 
 #[test]
@@ -290,7 +290,7 @@ fn a_process_takes_what_check_says_and_requests_leave_nothing() {
     let before = card.free_bytes();
     let (mut worker, _) = started(on_card(&model, &[]));
     let mut ask = |i: usize| {
-        worker.say(&long_prompt("r", 20 + i, i));
+        worker.say(&long_prompt("r", 20 + i, 3, i));
         assert!(worker.response("r")["error"].is_null());
     };
     ask(2000);
@@ -337,7 +337,7 @@ fn nothing_is_left_of_a_worker_whose_end_comes_while_the_card_works() {
         let mut parent = Command::new("sleep").arg("1000").spawn().expect("sleep");
         let number = parent.id().to_string();
         let (mut worker, _) = started(on_card(&model, &["--ctx", "8448", "--parent-pid", &number]));
-        worker.say(&long_prompt("long", prompt, 0));
+        worker.say(&long_prompt("long", prompt, 400, 0));
         worker.until_method(until);
         parent.kill().expect("killed");
         parent.wait().expect("waited");
@@ -350,7 +350,7 @@ fn nothing_is_left_of_a_worker_whose_end_comes_while_the_card_works() {
 
         for (signals, code) in [(1, 0), (2, 143)] {
             let (mut worker, _) = started(on_card(&model, &["--ctx", "8448", "--drain-ms", "100"]));
-            worker.say(&long_prompt("long", prompt, 0));
+            worker.say(&long_prompt("long", prompt, 400, 0));
             worker.until_method(until);
             for _ in 0..signals {
                 worker.signal(Signal::TERM);

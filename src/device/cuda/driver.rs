@@ -134,6 +134,8 @@ impl Buffer {
         };
         // SAFETY: the range was just allocated.
         unsafe { result::memset_d8_sync(at, 0, bytes) }?;
+        // it may still be under way, and streams do not wait for it
+        result::ctx::synchronize()?;
         Ok(buffer)
     }
 
@@ -306,12 +308,19 @@ impl Registered {
         })
     }
 
-    /// Starts a copy to `to`, from `offset` on. The registration must live until the stream has come so far.
-    pub fn send(&self, stream: &Stream, to: &Buffer, offset: usize) -> Result<(), DriverError> {
+    /// Starts a copy of some of the bytes to `to`, from `offset` on. The registration must live until the stream has come so far.
+    pub fn send(
+        &self,
+        stream: &Stream,
+        range: Range<usize>,
+        to: &Buffer,
+        offset: usize,
+    ) -> Result<(), DriverError> {
         // SAFETY: the pages are there as long as `self`, and nobody writes to them.
         let pages = unsafe { std::slice::from_raw_parts(self.at, self.bytes) };
+        let pages = pages.get(range).unwrap_or_default();
         // SAFETY: the range was checked.
-        unsafe { result::memcpy_htod_async(to.range(offset, self.bytes), pages, stream.0) }
+        unsafe { result::memcpy_htod_async(to.range(offset, pages.len()), pages, stream.0) }
     }
 }
 

@@ -44,7 +44,7 @@ impl Held {
             staging: Pinned::zeroed(sizes.staging_bytes())?,
             stream: Stream::new()?,
             events: [Event::new()?, Event::new()?],
-            upload: Upload::new()?,
+            upload: Upload::new(weights, plan.tensors.len())?,
         })
     }
 }

@@ -1,8 +1,12 @@
-//! Bringing the weights to the card: pieces of the mapped file are registered, copied and split into planes there.
+//! Bringing the weights to the card: windows of the mapped files are registered, so that the card reads them itself, and pieces of tensors are
+//! copied from there and split into planes.
 //!
-//! The processor's part is to find the pages of the next piece; meanwhile the card copies and splits those before it. Each piece on its way
-//! has a slot: its part of the scratch memory, its registration, and the event that tells when both are free again.
+//! The processor's part is to register, which costs a call and something for each page; the card copies and splits meanwhile. A piece on its
+//! way has a slot of the scratch memory. Tensors come in the order of the files.
 
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::rc::Rc;
 use std::time::Instant;
 
 use cudarc::driver::DriverError;
@@ -12,72 +16,120 @@ use super::layout::MatrixLayout;
 use super::sizes::{PIECE_BYTES, UPLOAD_SLOTS};
 use super::{CudaDevice, DeviceError, LoadProgress};
 use crate::model::plan::{RopeOp, Shape, TensorId};
+use crate::model::weights::{Files, Weights};
 
-/// Bytes of a page of the host's memory, and what copies are aligned to.
+/// Bytes of a page of the host's memory.
 const HOST_PAGE: usize = 4096;
 
-/// Pieces that are shorter are copied by the driver: that is quicker than to register them.
-const REGISTERED_BYTES_MIN: usize = 256 << 10;
+/// Bytes of a file that are registered with one call: about 5 ms.
+const WINDOW_BYTES: usize = 64 << 20;
+
+/// Windows that are registered at once: more than the pieces on their way are spread over.
+const WINDOWS: usize = 3;
 
 /// How far the upload is: a tensor, and the rows of it that are on their way.
 pub struct Upload {
-    tensor: usize,
+    /// Tensors in the order in which they lie in the files.
+    order: Vec<usize>,
+    /// How many of them are on their way, all of them.
+    tensors: usize,
     rows: usize,
     bytes: u64,
-    slots: Vec<Slot>,
+    windows: VecDeque<Window>,
+    /// Whether the system lets pages be registered.
+    registers: bool,
+    /// Each behind everything that reads the slot.
+    slots: Vec<Event>,
     /// The slot that is used next.
     next: usize,
 }
 
-/// A piece on its way.
-struct Slot {
-    registered: Option<Registered>,
-    /// Behind everything that reads the slot or its pages.
-    event: Event,
+/// A registered part of a file.
+struct Window {
+    file: usize,
+    bytes: Range<usize>,
+    pages: Registered,
+    /// Behind the last copy from it.
+    used: Event,
 }
 
-impl Slot {
-    /// Waits until the card is done with it.
-    fn free(&mut self) -> Result<(), DriverError> {
-        self.event.wait()?;
-        self.registered = None;
-        Ok(())
-    }
-}
-
-impl Drop for Slot {
+impl Drop for Window {
     fn drop(&mut self) {
-        self.free().ok();
+        self.used.wait().ok();
     }
 }
 
 impl Upload {
     /// One that has not begun.
-    pub fn new() -> Result<Self, DriverError> {
-        let slot = |_| {
-            Ok(Slot {
-                registered: None,
-                event: Event::new()?,
-            })
-        };
+    pub fn new(weights: &Weights, tensors: usize) -> Result<Self, DriverError> {
+        let mut order: Vec<usize> = (0..tensors).collect();
+        order.sort_by_key(|i| {
+            let weight = weights.get(TensorId(*i));
+            (weight.file, weight.offset)
+        });
+        let slots = (0..UPLOAD_SLOTS).map(|_| Event::new());
         Ok(Self {
-            tensor: 0,
+            order,
+            tensors: 0,
             rows: 0,
             bytes: 0,
-            slots: (0..UPLOAD_SLOTS)
-                .map(slot)
-                .collect::<Result<_, DriverError>>()?,
+            windows: VecDeque::new(),
+            registers: true,
+            slots: slots.collect::<Result<_, _>>()?,
             next: 0,
         })
     }
+
+    /// The window that a byte of a file lies in, registered; `None` where there is none: at the edges of a file, or where the system refuses.
+    fn window(
+        &mut self,
+        files: &Rc<dyn Files>,
+        file: usize,
+        at: usize,
+    ) -> Result<Option<&Window>, DriverError> {
+        let is_in = |window: &Window| window.file == file && window.bytes.contains(&at);
+        if let Some(found) = self.windows.iter().position(is_in) {
+            return Ok(self.windows.get(found));
+        }
+        let whole = whole_pages(files.file(file));
+        if !self.registers || !whole.contains(&at) {
+            return Ok(None);
+        }
+        let begin = whole.start + (at - whole.start) / WINDOW_BYTES * WINDOW_BYTES;
+        let bytes = begin..whole.end.min(begin + WINDOW_BYTES);
+        if self.windows.len() == WINDOWS {
+            self.windows.pop_front();
+        }
+        let Ok(pages) = Registered::pages(files, file, bytes.clone()) else {
+            self.registers = false;
+            return Ok(None);
+        };
+        self.windows.push_back(Window {
+            file,
+            bytes,
+            pages,
+            used: Event::new()?,
+        });
+        Ok(self.windows.back())
+    }
+
+    /// Lets go of the files. To be called when everything is in place.
+    pub(super) fn finish(&mut self) {
+        self.windows.clear();
+    }
+}
+
+/// The part of a file that is whole pages of memory.
+fn whole_pages(file: &[u8]) -> Range<usize> {
+    let head = file.as_ptr().align_offset(HOST_PAGE).min(file.len());
+    head..head + (file.len() - head) / HOST_PAGE * HOST_PAGE
 }
 
 impl CudaDevice {
     /// Uploads until `until`.
     pub(super) fn upload_some(&mut self, until: Instant) -> Result<LoadProgress, DeviceError> {
         let total = self.weights.total_bytes();
-        while self.upload.tensor < self.plan.tensors.len() {
-            let i = self.upload.tensor;
+        while let Some(i) = self.upload.order.get(self.upload.tensors).copied() {
             let shape = self.plan.tensors[i].shape;
             let done = match shape {
                 Shape::Vector(_) | Shape::Vectors(..) => {
@@ -87,14 +139,14 @@ impl CudaDevice {
                 Shape::Matrix(..) | Shape::Matrices(..) => self.upload_rows(i)?,
             };
             if done {
-                self.upload.tensor += 1;
+                self.upload.tensors += 1;
                 self.upload.rows = 0;
             }
             if Instant::now() >= until {
                 break;
             }
         }
-        let processed = if self.upload.tensor == self.plan.tensors.len() {
+        let processed = if self.upload.tensors == self.upload.order.len() {
             total
         } else {
             self.upload.bytes.min(total.saturating_sub(1))
@@ -137,55 +189,52 @@ impl CudaDevice {
         }
         let slot = self.upload.next;
         self.upload.next = (slot + 1) % UPLOAD_SLOTS;
-        self.upload.slots[slot].free()?;
+        self.upload.slots[slot].wait()?;
         let first = self.upload.rows * layout.file_row_bytes;
-        self.upload.slots[slot].registered = self.send_piece(slot, i, first, bytes)?;
-        self.split_rows(
-            i,
-            &layout,
-            rows,
-            self.scratch.at() + (slot * PIECE_BYTES) as u64,
-        )?;
-        self.upload.slots[slot].event.record(&self.stream)?;
+        self.send_piece(i, first..first + bytes, slot * PIECE_BYTES)?;
+        let from = self.scratch.at() + (slot * PIECE_BYTES) as u64;
+        self.split_rows(i, &layout, rows, from)?;
+        self.upload.slots[slot].record(&self.stream)?;
         self.upload.rows += rows;
         self.upload.bytes += bytes as u64;
         Ok(self.upload.rows == layout.rows)
     }
 
-    /// Starts the copy of `len` bytes of a tensor to a slot. Whole pages are registered, so that the card reads them itself; where the system
-    /// does not allow that, and at the edges, the driver copies.
-    fn send_piece(
-        &self,
-        slot: usize,
-        i: usize,
-        first: usize,
-        len: usize,
-    ) -> Result<Option<Registered>, DeviceError> {
-        let piece = self.tensor_bytes(i, first, len)?;
-        let to = slot * PIECE_BYTES;
-        let send = |at: usize, bytes: &[u8]| self.scratch.send(&self.stream, to + at, bytes);
-        let head = piece.as_ptr().align_offset(HOST_PAGE).min(len);
-        let whole = (len - head) / HOST_PAGE * HOST_PAGE;
-        let registered = if len < REGISTERED_BYTES_MIN {
-            None
-        } else {
-            self.register(i, first + head, whole)
-        };
-        let Some(pages) = registered else {
-            send(0, piece)?;
-            return Ok(None);
-        };
-        send(0, &piece[..head])?;
-        pages.send(&self.stream, &self.scratch, to + head)?;
-        send(head + whole, &piece[head + whole..])?;
-        Ok(Some(pages))
-    }
-
-    /// Registers pages of a tensor's file; `None` where the system does not allow it.
-    fn register(&self, i: usize, first: usize, len: usize) -> Option<Registered> {
+    /// Starts the copy of bytes of a tensor to the scratch memory, window by window.
+    fn send_piece(&mut self, i: usize, of: Range<usize>, to: usize) -> Result<(), DeviceError> {
         let weight = self.weights.get(TensorId(i));
-        let begin = weight.offset + first;
-        Registered::pages(self.files.as_ref()?, weight.file, begin..begin + len).ok()
+        let files = Rc::clone(self.files.as_ref().ok_or_else(short)?);
+        let file = files.file(weight.file);
+        let (begin, end) = (weight.offset + of.start, weight.offset + of.end);
+        let mut at = begin;
+        while at < end {
+            let to = to + at - begin;
+            at = match self.upload.window(&files, weight.file, at)? {
+                Some(window) => {
+                    let part = at..end.min(window.bytes.end);
+                    let first = window.bytes.start;
+                    let in_window = part.start - first..part.end - first;
+                    window
+                        .pages
+                        .send(&self.stream, in_window, &self.scratch, to)?;
+                    window.used.record(&self.stream)?;
+                    part.end
+                }
+                None => {
+                    let whole = whole_pages(file);
+                    // up to where windows begin, if they do
+                    let stop = if at < whole.start {
+                        whole.start.min(end)
+                    } else {
+                        end
+                    };
+                    let part = file.get(at..stop).ok_or_else(short)?;
+                    self.scratch.send(&self.stream, to, part)?;
+                    stop
+                }
+            };
+        }
+        Ok(())
     }
 
     /// Deals rows of the file at `from` out to the planes.
@@ -237,6 +286,10 @@ impl CudaDevice {
         let bytes = self.files.as_ref().map(|files| files.bytes(&weight));
         bytes
             .and_then(|bytes| bytes.get(first..)?.get(..len))
-            .ok_or_else(|| DeviceError::Step("the model's file is shorter than it says".to_owned()))
+            .ok_or_else(short)
     }
+}
+
+fn short() -> DeviceError {
+    DeviceError::Step("the model's file is shorter than it says".to_owned())
 }

@@ -377,6 +377,7 @@ impl Device for CudaDevice {
         let progress = self.upload_some(until)?;
         if progress.processed == progress.total && self.files.is_some() {
             self.upload_frequencies()?;
+            self.upload.finish();
             self.files = None; // the mapping is not needed any more
             if !self.is_resident()? {
                 return Err(DeviceError::Lost(
