@@ -143,13 +143,41 @@ fn beside(ours: &[Vec<f32>], theirs: &[Vec<f32>]) -> Beside {
     found
 }
 
+/// A shape, and how far its rows may be from the cpu's.
+struct Bound {
+    shape: &'static str,
+    /// Share of the largest logit.
+    most: f32,
+    mean: f32,
+    /// Rows with another likeliest token in spite of a clear one.
+    wrong: usize,
+}
+
+/// Where a router has a near tie, as with random weights it often has, it may take another expert, and its row is another one from there on.
+/// So only the mean of all rows and their number are held where there are experts.
+const BOUNDS: [Bound; 3] = [
+    bound("llama3-8b", 8e-3, 1e-3, 0),
+    bound("phi3-mini", 8e-3, 1e-3, 0),
+    bound("gpt-oss-20b", 1.0, 1e-2, 4),
+];
+
+const fn bound(shape: &'static str, most: f32, mean: f32, wrong: usize) -> Bound {
+    Bound {
+        shape,
+        most,
+        mean,
+        wrong,
+    }
+}
+
 #[test]
 fn large_models_say_what_they_say_on_the_cpu() {
     let Some(_card) = FirstCard::open() else {
         return;
     };
     let mut wrong = Vec::new();
-    for shape in ["llama3-8b", "phi3-mini", "gpt-oss-20b"] {
+    for bound in BOUNDS {
+        let shape = bound.shape;
         let Some(path) = large_model(shape) else {
             continue;
         };
@@ -160,18 +188,15 @@ fn large_models_say_what_they_say_on_the_cpu() {
         let theirs = forward(&mut model.on_the_cpu(), &tokens, 0, tokens.len(), Rows::All);
         say(&format!("{shape}: the cpu took {:?}", since.elapsed()));
         for piece in [1, 5, tokens.len()] {
-            let Beside {
-                most,
-                mean,
-                same,
-                wrong: others,
-            } = beside(&forward(&mut ours, &tokens, 0, piece, Rows::All), &theirs);
+            let found = beside(&forward(&mut ours, &tokens, 0, piece, Rows::All), &theirs);
             let figures = format!(
-                "{shape}, {TOKENS} tokens in pieces of {piece}: off by {most:.1e} of the largest logit, {mean:.1e} in the mean; \
-                 the same likeliest token in {same} rows, another in spite of a clear one in {others}"
+                "{shape}, {TOKENS} tokens in pieces of {piece}: off by {:.1e} of the largest logit, {:.1e} in the mean; \
+                 the same likeliest token in {} rows, another in spite of a clear one in {}",
+                found.most, found.mean, found.same, found.wrong
             );
             say(&figures);
-            if most > 3e-2 || mean > 5e-3 || others > 0 {
+            let is_near = found.most <= bound.most && found.mean <= bound.mean;
+            if !is_near || found.wrong > bound.wrong {
                 wrong.push(figures);
             }
         }

@@ -206,6 +206,11 @@ pub trait Device {
     /// Brings weights into place until `until`; called again until `processed == total`. Nothing else is called before.
     fn load_some(&mut self, until: Instant) -> Result<LoadProgress, DeviceError>;
 
+    /// Does a millisecond's worth of what a load has left behind, such as letting go of the files; whether there is more of it.
+    fn tidy(&mut self) -> bool {
+        false
+    }
+
     /// Starts a step. Its keys and values are written to its pages at `position..position + tokens.len()`.
     fn forward(&mut self, step: Step<'_>) -> Result<(), DeviceError>;
 

@@ -452,6 +452,7 @@ impl Load for FileLoad {
         };
         match std::mem::replace(&mut self.stage, Stage::Over) {
             Stage::Open => {
+                device::find(self.options.target)?;
                 let opened = self.open()?;
                 let step = begun(&opened.weights);
                 self.stage = Stage::Text(opened);

@@ -141,6 +141,7 @@ impl Worker {
             pool,
             prefixes: PrefixCache::default(),
             resident_at: now,
+            is_untidy: true,
         }));
         let ready = self.ready();
         self.notify(Notification::Ready(Box::new(ready)));

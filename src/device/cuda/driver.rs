@@ -54,19 +54,24 @@ pub fn explain(error: &DriverError) -> String {
     )
 }
 
+/// Looks for card number `ordinal`.
+pub fn find(ordinal: usize) -> Result<sys::CUdevice, OpenError> {
+    // SAFETY: it looks whether the library can be opened, and nothing else. Everything else here panics without it.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(OpenError::NoDriver);
+    }
+    result::init()?;
+    let count = usize::try_from(result::device::get_count()?).unwrap_or(0);
+    if ordinal >= count {
+        return Err(OpenError::NoCard { ordinal, count });
+    }
+    Ok(result::device::get(ordinal as i32)?)
+}
+
 impl Context {
     /// Opens card number `ordinal`.
     pub fn open(ordinal: usize) -> Result<Self, OpenError> {
-        // SAFETY: it looks whether the library can be opened, and nothing else. Everything else here panics without it.
-        if !unsafe { sys::is_culib_present() } {
-            return Err(OpenError::NoDriver);
-        }
-        result::init()?;
-        let count = usize::try_from(result::device::get_count()?).unwrap_or(0);
-        if ordinal >= count {
-            return Err(OpenError::NoCard { ordinal, count });
-        }
-        let device = result::device::get(ordinal as i32)?;
+        let device = find(ordinal)?;
         // SAFETY: the device was just got; the context is released once, on drop.
         let context = unsafe { result::primary_ctx::retain(device) }?;
         // SAFETY: the context was just retained.

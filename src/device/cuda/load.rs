@@ -24,8 +24,8 @@ const HOST_PAGE: usize = 4096;
 /// Bytes of a file that are registered with one call: about 5 ms.
 const WINDOW_BYTES: usize = 64 << 20;
 
-/// Windows that are registered at once: more than the pieces on their way are spread over.
-const WINDOWS: usize = 3;
+/// Windows that are registered at once. To let go of one takes a millisecond, so most wait for it until the load is over.
+const WINDOWS: usize = 64;
 
 /// How far the upload is: a tensor, and the rows of it that are on their way.
 pub struct Upload {
@@ -98,7 +98,7 @@ impl Upload {
         let begin = whole.start + (at - whole.start) / WINDOW_BYTES * WINDOW_BYTES;
         let bytes = begin..whole.end.min(begin + WINDOW_BYTES);
         if self.windows.len() == WINDOWS {
-            self.windows.pop_front();
+            self.let_go(&**files);
         }
         let Ok(pages) = Registered::pages(files, file, bytes.clone()) else {
             self.registers = false;
@@ -113,9 +113,15 @@ impl Upload {
         Ok(self.windows.back())
     }
 
-    /// Lets go of the files. To be called when everything is in place.
-    pub(super) fn finish(&mut self) {
-        self.windows.clear();
+    /// Lets go of the window that has been registered longest; whether there was one.
+    fn let_go(&mut self, files: &dyn Files) -> bool {
+        let Some(window) = self.windows.pop_front() else {
+            return false;
+        };
+        let (file, bytes) = (window.file, window.bytes.clone());
+        drop(window);
+        files.forget(file, bytes);
+        true
     }
 }
 
@@ -255,6 +261,17 @@ impl CudaDevice {
                 .split(&self.stream, (from, at), blocks as u64, numbers)?;
         }
         Ok(())
+    }
+
+    /// Lets go of a part of the files, and of the files with the last one; whether there is more.
+    pub(super) fn let_go(&mut self) -> bool {
+        if let Some(files) = &self.files
+            && self.upload.let_go(&**files)
+        {
+            return true;
+        }
+        self.files = None;
+        false
     }
 
     /// The frequencies of the rotary embeddings, which are computed from what the file says.

@@ -375,10 +375,8 @@ fn is_plainly_greedy(step: &SampleStep<'_>) -> bool {
 impl Device for CudaDevice {
     fn load_some(&mut self, until: Instant) -> Result<LoadProgress, DeviceError> {
         let progress = self.upload_some(until)?;
-        if progress.processed == progress.total && self.files.is_some() {
+        if progress.processed == progress.total {
             self.upload_frequencies()?;
-            self.upload.finish();
-            self.files = None; // the mapping is not needed any more
             if !self.is_resident()? {
                 return Err(DeviceError::Lost(
                     "the model's memory is not on the card".to_owned(),
@@ -386,6 +384,10 @@ impl Device for CudaDevice {
             }
         }
         Ok(progress)
+    }
+
+    fn tidy(&mut self) -> bool {
+        self.let_go()
     }
 
     fn forward(&mut self, step: Step<'_>) -> Result<(), DeviceError> {
