@@ -24,7 +24,8 @@ const HOST_PAGE: usize = 4096;
 /// Bytes of a file that are registered with one call: about 5 ms.
 const WINDOW_BYTES: usize = 64 << 20;
 
-/// Windows that are registered at once. To let go of one takes a millisecond, so most wait for it until the load is over.
+/// Windows that are registered at once, 4 GB of the host's memory. To let go of one takes a millisecond, so that waits until the load is over
+/// where it can.
 const WINDOWS: usize = 64;
 
 /// How far the upload is: a tensor, and the rows of it that are on their way.
