@@ -147,6 +147,13 @@ pub struct Memory {
     pub scratch_bytes: u64,
 }
 
+impl Memory {
+    /// All of it.
+    pub fn total_bytes(&self) -> u64 {
+        self.weights_bytes + self.kv_bytes + self.scratch_bytes
+    }
+}
+
 /// What a card says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Card {
@@ -198,6 +205,11 @@ pub struct Shown<'a> {
 pub trait Device {
     /// Brings weights into place until `until`; called again until `processed == total`. Nothing else is called before.
     fn load_some(&mut self, until: Instant) -> Result<LoadProgress, DeviceError>;
+
+    /// Does a millisecond's worth of what a load has left behind, such as letting go of the files; whether there is more of it.
+    fn tidy(&mut self) -> bool {
+        false
+    }
 
     /// Starts a step. Its keys and values are written to its pages at `position..position + tokens.len()`.
     fn forward(&mut self, step: Step<'_>) -> Result<(), DeviceError>;

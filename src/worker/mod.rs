@@ -137,6 +137,9 @@ impl Worker {
         if self.ending.is_some() {
             return;
         }
+        if let Stage::Serving(serving) = &mut self.stage {
+            serving.is_untidy = serving.is_untidy && serving.device.tidy();
+        }
         match (&self.stage, self.turn) {
             (Stage::Loading(_), _) => self.load_piece(now, until),
             (Stage::Serving(_), turn) => {
@@ -188,9 +191,9 @@ impl Worker {
         }
         match self.stage {
             Stage::Loading(_) => true,
-            Stage::Serving(_) => {
+            Stage::Serving(ref serving) => {
                 let work = self.active.is_some() || !self.queue.is_empty() || !self.side.is_empty();
-                work && pressure == Pressure::None
+                (work || serving.is_untidy) && pressure == Pressure::None
             }
             Stage::Gone => false,
         }
