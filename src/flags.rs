@@ -111,6 +111,12 @@ pub struct Flags {
     #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with_all = ["trace", "prompt", "input", "check", "print_plan", "print_schema"])]
     pub trace_ids: Vec<u32>,
 
+    /// Measure the device without a pipe and print the figures as JSON, for `orcd bench`: any of decode, decode:DEPTH, prefill, prefill:TOKENS,
+    /// sampling and load, separated by commas; then exit
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = parse_measure,
+        conflicts_with_all = ["trace", "trace_ids", "prompt", "input", "check", "print_plan", "print_schema"])]
+    pub bench: Vec<Measure>,
+
     /// Print the JSON Schema of the protocol, and exit
     #[arg(long)]
     pub print_schema: bool,
@@ -171,6 +177,19 @@ impl std::fmt::Display for DeviceChoice {
             DeviceChoice::Cuda(number) => write!(f, "cuda:{number}"),
         }
     }
+}
+
+/// What `--bench` measures; a number that is left out stands for the usual ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// Steps of one token after so many others.
+    Decode(Option<usize>),
+    /// A prompt of so many tokens.
+    Prefill(Option<usize>),
+    /// Drawing a token.
+    Sampling,
+    /// The parts of the load.
+    Load,
 }
 
 /// Numbers of the KV cache.
@@ -249,6 +268,30 @@ fn parse_device(value: &str) -> Result<DeviceChoice, String> {
     }
 }
 
+fn parse_measure(value: &str) -> Result<Measure, String> {
+    let (name, number) = match value.split_once(':') {
+        None => (value, None),
+        Some((name, number)) => {
+            let number = number
+                .parse()
+                .ok()
+                .filter(|n| (1..=limits::CONTEXT_MAX).contains(n));
+            let wrong = || format!("{value}: a number of tokens from 1 is needed after the colon");
+            (name, Some(number.ok_or_else(wrong)?))
+        }
+    };
+    match (name, number) {
+        ("decode", depth) => Ok(Measure::Decode(depth)),
+        ("prefill", tokens) => Ok(Measure::Prefill(tokens)),
+        ("sampling", None) => Ok(Measure::Sampling),
+        ("load", None) => Ok(Measure::Load),
+        (_, _) => Err(
+            "decode, decode:DEPTH, prefill, prefill:TOKENS, sampling and load can be measured"
+                .to_owned(),
+        ),
+    }
+}
+
 fn check_worker_id(id: String) -> Result<String, String> {
     let (len, max) = (id.len(), limits::WORKER_ID_BYTES_MAX);
     if (1..=max).contains(&len) {
@@ -305,6 +348,20 @@ mod tests {
         assert_eq!(parse_device("cuda:3"), Ok(DeviceChoice::Cuda(3)));
         for wrong in ["", "gpu", "cuda", "cuda:", "cuda:-1", "cuda:x", "CPU"] {
             assert!(parse_device(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn measures() {
+        assert_eq!(parse_measure("decode"), Ok(Measure::Decode(None)));
+        assert_eq!(parse_measure("decode:16"), Ok(Measure::Decode(Some(16))));
+        assert_eq!(
+            parse_measure("prefill:512"),
+            Ok(Measure::Prefill(Some(512)))
+        );
+        assert_eq!(parse_measure("load"), Ok(Measure::Load));
+        for wrong in ["", "speed", "decode:", "decode:0", "decode:x", "load:3"] {
+            assert!(parse_measure(wrong).is_err(), "{wrong:?}");
         }
     }
 

@@ -15,7 +15,7 @@ use crate::gguf::{Gguf, Metadata, TensorInfo};
 use crate::limits;
 use crate::model::lower::lower;
 use crate::model::plan::Plan;
-use crate::model::{arch, weights::Weights};
+use crate::model::{arch, reads::Reads, weights::Weights};
 use crate::text::{ChatTemplate, TemplateError, Tokenizer, TokenizerKind};
 
 /// The file beside a model whose tokenizer is used instead of the model file's.
@@ -28,6 +28,11 @@ use map::Mapped;
 pub trait Load {
     /// One bounded piece of the load; returns at about `until`.
     fn step(&mut self, now: Instant, until: Instant) -> Result<LoadStep, LoadError>;
+
+    /// What the next step works on, for whoever measures the load: "tokenizer".
+    fn phase(&self) -> &'static str {
+        "load"
+    }
 }
 
 /// What a piece of a load came to.
@@ -188,6 +193,16 @@ impl FileLoad {
     /// As a load: the file cannot be read, is damaged or asks for what is not known.
     pub fn plan(&self) -> Result<Plan, LoadError> {
         Ok(self.open()?.plan)
+    }
+
+    /// What a token of the file's model reads at least.
+    ///
+    /// # Errors
+    ///
+    /// As a load: the file cannot be read, is damaged or asks for what is not known.
+    pub fn reads(&self) -> Result<Reads, LoadError> {
+        let opened = self.open()?;
+        Ok(Reads::of(&opened.plan, &opened.weights))
     }
 
     /// Does all of a load but reading the weights: every tensor is claimed, the tokenizer and the template are made, and the memory is
@@ -416,6 +431,16 @@ fn read_side_file(path: &Path) -> Result<Vec<u8>, LoadError> {
 }
 
 impl Load for FileLoad {
+    fn phase(&self) -> &'static str {
+        match self.stage {
+            Stage::Open => "map and parse",
+            Stage::Text(_) => "tokenizer and template",
+            Stage::Device(..) => "device",
+            Stage::Weights(..) => "weights",
+            Stage::Over => "over",
+        }
+    }
+
     fn step(&mut self, _now: Instant, until: Instant) -> Result<LoadStep, LoadError> {
         let begun = |weights: &Weights| {
             LoadStep::Progress(LoadProgress {
