@@ -15,10 +15,18 @@ use worker_orcd::log::{Format, Level};
 use worker_orcd::worker::ClockMode;
 use worker_orcd_protocol::{Exit, limits as wire};
 
+/// With the build: speed is not to be compared without it.
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (",
+    env!("WORKER_ORCD_PROFILE"),
+    " build)"
+);
+
 /// Owns one device and one language model and speaks newline-delimited JSON-RPC: requests come in on stdin, answers and tokens go out
 /// on stdout, the log goes to stderr. The end of stdin ends the worker when everything is answered.
 #[derive(Clone, Debug, Parser)]
-#[command(version, after_long_help = after_help(), max_term_width = 110)]
+#[command(version = VERSION, after_long_help = after_help(), max_term_width = 110)]
 pub struct Flags {
     /// The model: a GGUF file (of a model in several any one, or their folder), or "fake:KEY=VALUE,…" for a model without a file, to test whoever spawns this process: see below
     #[arg(long, value_name = "FILE", required_unless_present = "print_schema", value_parser = OsStringValueParser::new().try_map(parse_model))]
