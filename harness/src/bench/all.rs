@@ -51,11 +51,20 @@ pub fn run(args: &AllArgs) -> Result<()> {
         "latency",
     ] {
         out::print_line(&format!("\n{bench}"))?;
-        let figures = match bench {
-            "load" => load::measure(&subjects, &runs, device.runs)?,
-            "end-to-end" => end_to_end::measure(&subjects, args.tokens, device.runs)?,
-            "latency" => latency::measure(&subjects, None, args.healths, args.cancels)?,
-            _ => runs.tell(bench)?,
+        let measured = match bench {
+            "load" => load::measure(&subjects, &runs, device.runs),
+            "end-to-end" => end_to_end::measure(&subjects, args.tokens, device.runs),
+            "latency" => latency::measure(&subjects, None, args.healths, args.cancels),
+            _ => runs.tell(bench),
+        };
+        let figures = match measured {
+            Ok(figures) => figures,
+            // The others are worth having all the same.
+            Err(error) if !error.is::<out::StdoutClosed>() => {
+                subjects.fail(format!("{bench}: {error:#}"))?;
+                continue;
+            }
+            Err(error) => return Err(error),
         };
         subjects.keep(bench, figures.clone())?;
         all.push((bench, figures));

@@ -132,7 +132,7 @@ fn schema() -> Map<String, Value> {
         "required": ["name", "kind", "weight"],
         "additionalProperties": false,
     });
-    let list = json!({"type": "array", "minItems": 100_000, "items": item});
+    let list = json!({"type": "array", "minItems": 10_000, "items": item});
     match json!({"type": "object", "properties": {"things": list}, "required": ["things"]}) {
         Value::Object(schema) => schema,
         _ => Map::new(),

@@ -86,6 +86,16 @@ impl Subjects {
         Ok(())
     }
 
+    /// Says that something was wrong, and goes on.
+    ///
+    /// # Errors
+    /// When stdout is gone.
+    pub fn fail(&mut self, problem: String) -> Result<()> {
+        out::print_line(&problem)?;
+        self.problems.push(problem);
+        Ok(())
+    }
+
     /// Says what was wrong.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ pub use plot::{Bars, Lines, Scale, Series};
 /// A colour: red, green, blue.
 pub type Colour = [u8; 3];
 
+const PAPER: Colour = [0xff, 0xff, 0xff];
 const INK: Colour = [0x22, 0x26, 0x2e];
 const FAINT: Colour = [0x6b, 0x72, 0x80];
 const GRID: Colour = [0xe3, 0xe6, 0xeb];

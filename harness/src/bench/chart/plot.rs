@@ -1,7 +1,7 @@
 //! The two kinds of chart: lines over an axis of numbers or names, and horizontal bars.
 
 use super::png::text_width;
-use super::{Anchor, Drawing, FAINT, GRID, INK, colour};
+use super::{Anchor, Drawing, FAINT, GRID, INK, PAPER, colour};
 
 const WIDTH: f64 = 860.0;
 const TITLE: f64 = 17.0;
@@ -113,7 +113,7 @@ impl Axis {
         let inside = |v: &f64| (low..=high).contains(v);
         match self.scale {
             Scale::Linear => {
-                let step = round_step(high / 5.0);
+                let step = round_step(high / 6.0);
                 (0..=20)
                     .map(|i| f64::from(i) * step)
                     .filter(inside)
@@ -206,7 +206,8 @@ impl Lines {
         let names: Vec<&str> = self.series.iter().map(|s| s.name.as_str()).collect();
         let top = legend(&mut drawing, &names, top) + 26.0;
         let bottom = drawing.height - 62.0;
-        let (left, right) = (84.0, WIDTH - 40.0);
+        let right = WIDTH - if self.dots { 64.0 } else { 40.0 };
+        let left = 84.0;
         let points = self.series.iter().flat_map(|s| s.points.iter());
         let x = Axis::of(self.x_scale.0, points.clone().map(|p| p.0), (left, right));
         let y = Axis::of(self.y_scale, points.map(|p| p.1), (bottom, top));
@@ -228,13 +229,45 @@ impl Lines {
             if !self.dots {
                 continue;
             }
-            for (at, point) in on_sheet.zip(&series.points) {
+            for at in on_sheet {
                 drawing.dot(at, 3.6, colour(i));
-                let above = (at.0, at.1 - 8.0);
-                drawing.text(above, 11.0, Anchor::Middle, colour(i), &number(point.1));
             }
         }
+        if self.dots {
+            self.values(&mut drawing, &x, &y);
+        }
         drawing
+    }
+
+    /// The number of each point, to its right: numbers over one place of the axis make room for each other.
+    fn values(&self, drawing: &mut Drawing, x: &Axis, y: &Axis) {
+        const SIZE: f64 = 11.0;
+        const APART: f64 = 13.0;
+        let mut all: Vec<(f64, f64, usize, String)> = Vec::new();
+        for (i, series) in self.series.iter().enumerate() {
+            let points = series.points.iter();
+            all.extend(points.map(|p| (x.at(p.0), y.at(p.1), i, number(p.1))));
+        }
+        all.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
+        for column in all.chunk_by_mut(|a, b| a.0 == b.0) {
+            // Neighbours that are too near are pushed apart, each by half, until none is.
+            for _ in 0..100 {
+                for i in 1..column.len() {
+                    let lack = APART - (column[i].1 - column[i - 1].1);
+                    if lack > 0.0 {
+                        column[i - 1].1 -= lack / 2.0;
+                        column[i].1 += lack / 2.0;
+                    }
+                }
+            }
+            for (x, y, i, text) in column {
+                let width = text_width(text) * SIZE;
+                let corner = (*x + 6.0, *y - SIZE / 2.0 - 0.5);
+                drawing.rect(corner, (width + 3.0, SIZE + 1.0), PAPER);
+                let at = (*x + 7.5, *y + SIZE * 0.36);
+                drawing.text(at, SIZE, Anchor::Start, colour(*i), text);
+            }
+        }
     }
 
     /// What stands under the axis; of many names only some.
@@ -339,7 +372,8 @@ mod tests {
         let axis = |scale, low: f64, high: f64| {
             Axis::of(scale, [low, high].into_iter(), (0.0, 100.0)).ticks()
         };
-        assert_eq!(axis(Scale::Linear, 3.0, 93.0), [0.0, 50.0, 100.0]);
+        let linear = axis(Scale::Linear, 3.0, 93.0);
+        assert_eq!(linear, [0.0, 20.0, 40.0, 60.0, 80.0, 100.0]);
         assert_eq!(
             axis(Scale::Decimal, 100.0, 900.0),
             [100.0, 200.0, 500.0, 1000.0]
