@@ -131,17 +131,33 @@ fn measure(flags: &Flags, model: &ModelChoice) -> Result<Value, Failure> {
 /// Loads the model; what each part of that took.
 fn load(flags: &Flags, model: &ModelChoice) -> Result<(Box<Loaded>, Vec<Part>), Failure> {
     let mut load = crate::load(flags, model);
-    let mut parts: Vec<Part> = Vec::new();
-    loop {
-        let (phase, begin) = (load.phase(), Instant::now());
-        let step = load.step(begin, begin + limits::SLICE)?;
-        match parts.last_mut().filter(|part| part.0 == phase) {
-            Some(part) => part.1 += begin.elapsed(),
-            None => parts.push((phase, begin.elapsed())),
+    let begin = Instant::now();
+    let (loaded, end) = loop {
+        let now = Instant::now();
+        if let LoadStep::Ready(loaded) = load.step(now, now + limits::SLICE)? {
+            break (loaded, now);
         }
-        if let LoadStep::Ready(loaded) = step {
-            return Ok((loaded, parts));
-        }
+    };
+    let parts = load.parts();
+    let ends = parts.iter().skip(1).map(|(_, begin)| *begin).chain([end]);
+    let times = parts.iter().zip(ends);
+    let mut parts: Vec<Part> = times
+        .map(|((name, begin), end)| (part_name(name), end - *begin))
+        .collect();
+    if parts.is_empty() {
+        parts.push(("load", begin.elapsed()));
+    }
+    Ok((loaded, parts))
+}
+
+/// What a person calls a part of the load that the log calls so.
+fn part_name(field: &'static str) -> &'static str {
+    match field {
+        "open_ms" => "map and parse",
+        "text_ms" => "tokenizer and template",
+        "device_ms" => "device",
+        "weights_ms" => "weights",
+        other => other,
     }
 }
 

@@ -119,7 +119,7 @@ fn check(load: &FileLoad, flags: &Flags) -> Result<Value, LoadError> {
             "weights_bytes": memory.weights_bytes,
             "kv_bytes": memory.kv_bytes,
             "scratch_bytes": memory.scratch_bytes,
-            "total_bytes": memory.weights_bytes + memory.kv_bytes + memory.scratch_bytes,
+            "total_bytes": memory.total_bytes(),
         },
     }))
 }

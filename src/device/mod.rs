@@ -147,6 +147,13 @@ pub struct Memory {
     pub scratch_bytes: u64,
 }
 
+impl Memory {
+    /// All of it.
+    pub fn total_bytes(&self) -> u64 {
+        self.weights_bytes + self.kv_bytes + self.scratch_bytes
+    }
+}
+
 /// What a card says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Card {

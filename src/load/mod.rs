@@ -29,9 +29,9 @@ pub trait Load {
     /// One bounded piece of the load; returns at about `until`.
     fn step(&mut self, now: Instant, until: Instant) -> Result<LoadStep, LoadError>;
 
-    /// What the next step works on, for whoever measures the load: "tokenizer".
-    fn phase(&self) -> &'static str {
-        "load"
+    /// When each part of the load began, in their order: "open_ms" for the log's field of this name.
+    fn parts(&self) -> &[(&'static str, Instant)] {
+        &[]
     }
 }
 
@@ -154,6 +154,7 @@ pub struct TensorTypeFacts {
 pub struct FileLoad {
     options: LoadOptions,
     stage: Stage,
+    parts: Vec<(&'static str, Instant)>,
     /// Bytes of the weights that are read.
     read_bytes: usize,
 }
@@ -164,7 +165,22 @@ enum Stage {
     Text(Box<Opened>),
     Device(Box<Opened>, Box<(Tokenizer, Option<ChatTemplate>)>),
     Weights(Box<Loaded>, Rc<Mapped>),
+    /// A piece of its own, so that the time that it comes with is the load's end.
+    Ready(Box<Loaded>),
     Over,
+}
+
+impl Stage {
+    /// What the log calls the time that it takes.
+    fn part(&self) -> Option<&'static str> {
+        match self {
+            Stage::Open => Some("open_ms"),
+            Stage::Text(_) => Some("text_ms"),
+            Stage::Device(..) => Some("device_ms"),
+            Stage::Weights(..) => Some("weights_ms"),
+            Stage::Ready(_) | Stage::Over => None,
+        }
+    }
 }
 
 /// A mapped and parsed model.
@@ -182,6 +198,7 @@ impl FileLoad {
         Self {
             options,
             stage: Stage::Open,
+            parts: Vec::new(),
             read_bytes: 0,
         }
     }
@@ -431,17 +448,12 @@ fn read_side_file(path: &Path) -> Result<Vec<u8>, LoadError> {
 }
 
 impl Load for FileLoad {
-    fn phase(&self) -> &'static str {
-        match self.stage {
-            Stage::Open => "map and parse",
-            Stage::Text(_) => "tokenizer and template",
-            Stage::Device(..) => "device",
-            Stage::Weights(..) => "weights",
-            Stage::Over => "over",
+    fn step(&mut self, now: Instant, until: Instant) -> Result<LoadStep, LoadError> {
+        if let Some(part) = self.stage.part()
+            && self.parts.last().is_none_or(|(last, _)| *last != part)
+        {
+            self.parts.push((part, now));
         }
-    }
-
-    fn step(&mut self, _now: Instant, until: Instant) -> Result<LoadStep, LoadError> {
         let begun = |weights: &Weights| {
             LoadStep::Progress(LoadProgress {
                 processed: 0,
@@ -467,12 +479,14 @@ impl Load for FileLoad {
                 self.stage = Stage::Weights(Box::new(self.device(*opened, *text)?), map);
                 Ok(step)
             }
+            Stage::Ready(loaded) => Ok(LoadStep::Ready(loaded)),
             Stage::Over => Err(LoadError::BadModel("the load is over".into())),
             Stage::Weights(mut loaded, map) => {
                 map.read_ahead(self.read_bytes);
                 let progress = loaded.device.load_some(until)?;
                 if progress.processed >= progress.total {
-                    return Ok(LoadStep::Ready(loaded));
+                    self.stage = Stage::Ready(loaded);
+                    return Ok(LoadStep::Progress(progress));
                 }
                 // The tensors come in about the order of the files.
                 self.read_bytes = usize::try_from(progress.processed).unwrap_or(usize::MAX);
@@ -480,5 +494,9 @@ impl Load for FileLoad {
                 Ok(LoadStep::Progress(progress))
             }
         }
+    }
+
+    fn parts(&self) -> &[(&'static str, Instant)] {
+        &self.parts
     }
 }

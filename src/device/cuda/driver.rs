@@ -4,8 +4,12 @@
 
 use std::ffi::{CString, c_void};
 use std::marker::PhantomData;
+use std::ops::Range;
+use std::rc::Rc;
 
 use cudarc::driver::{DriverError, result, sys};
+
+use crate::model::weights::Files;
 
 /// Keeps what holds it on its thread.
 type OneThread = PhantomData<*const ()>;
@@ -130,6 +134,8 @@ impl Buffer {
         };
         // SAFETY: the range was just allocated.
         unsafe { result::memset_d8_sync(at, 0, bytes) }?;
+        // it may still be under way, and streams do not wait for it
+        result::ctx::synchronize()?;
         Ok(buffer)
     }
 
@@ -151,6 +157,12 @@ impl Buffer {
             self.bytes
         );
         self.at + offset as u64
+    }
+
+    /// Copies bytes in, in the stream's order, and returns when they have been read from `from`, which is no page-locked memory.
+    pub fn send(&self, stream: &Stream, offset: usize, from: &[u8]) -> Result<(), DriverError> {
+        // SAFETY: the range was checked; the driver copies pageable memory aside before it returns.
+        unsafe { result::memcpy_htod_async(self.range(offset, from.len()), from, stream.0) }
     }
 
     /// Copies bytes in, and returns when they have been read from `from`.
@@ -263,24 +275,59 @@ impl Drop for Pinned {
     }
 }
 
-/// Pages of host memory that the card reads directly while this lives.
-pub struct Registered<'a>(&'a [u8]);
+/// Pages of a model's file that the card reads directly while this lives.
+pub struct Registered {
+    at: *const u8,
+    bytes: usize,
+    /// Keeps the pages where they are.
+    _files: Rc<dyn Files>,
+}
 
-impl<'a> Registered<'a> {
-    /// Registers whole pages of read-only memory.
-    pub fn pages(bytes: &'a [u8]) -> Result<Self, DriverError> {
-        let at = bytes.as_ptr().cast_mut().cast();
-        // SAFETY: the memory outlives the registration by the lifetime, and is registered as read-only.
-        unsafe { sys::cuMemHostRegister_v2(at, bytes.len(), sys::CU_MEMHOSTREGISTER_READ_ONLY) }
-            .result()?;
-        Ok(Self(bytes))
+impl Registered {
+    /// Registers whole pages of a file, read-only.
+    pub fn pages(
+        files: &Rc<dyn Files>,
+        file: usize,
+        range: Range<usize>,
+    ) -> Result<Self, DriverError> {
+        let pages = files.file(file).get(range).unwrap_or_default();
+        let at = pages.as_ptr();
+        // SAFETY: `Files` gives the same bytes as long as it lives, which is as long as the registration; they are only read.
+        unsafe {
+            sys::cuMemHostRegister_v2(
+                at.cast_mut().cast(),
+                pages.len(),
+                sys::CU_MEMHOSTREGISTER_READ_ONLY,
+            )
+        }
+        .result()?;
+        Ok(Self {
+            at,
+            bytes: pages.len(),
+            _files: Rc::clone(files),
+        })
+    }
+
+    /// Starts a copy of some of the bytes to `to`, from `offset` on. The registration must live until the stream has come so far.
+    pub fn send(
+        &self,
+        stream: &Stream,
+        range: Range<usize>,
+        to: &Buffer,
+        offset: usize,
+    ) -> Result<(), DriverError> {
+        // SAFETY: the pages are there as long as `self`, and nobody writes to them.
+        let pages = unsafe { std::slice::from_raw_parts(self.at, self.bytes) };
+        let pages = pages.get(range).unwrap_or_default();
+        // SAFETY: the range was checked.
+        unsafe { result::memcpy_htod_async(to.range(offset, pages.len()), pages, stream.0) }
     }
 }
 
-impl Drop for Registered<'_> {
+impl Drop for Registered {
     fn drop(&mut self) {
         // SAFETY: registered in `pages`, once.
-        unsafe { sys::cuMemHostUnregister(self.0.as_ptr().cast_mut().cast()) }
+        unsafe { sys::cuMemHostUnregister(self.at.cast_mut().cast()) }
             .result()
             .ok();
     }
@@ -366,6 +413,12 @@ impl Event {
     pub fn record(&self, stream: &Stream) -> Result<(), DriverError> {
         // SAFETY: both live.
         unsafe { result::event::record(self.0, stream.0) }
+    }
+
+    /// Waits until the stream has come to it.
+    pub fn wait(&self) -> Result<(), DriverError> {
+        // SAFETY: the event lives.
+        unsafe { result::event::synchronize(self.0) }
     }
 
     /// Whether the stream has come to it.

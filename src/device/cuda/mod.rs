@@ -6,8 +6,10 @@
 
 pub mod args;
 mod attention;
+mod bandwidth;
 pub mod driver;
 mod error;
+mod held;
 pub mod launch;
 pub mod layout;
 mod load;
@@ -16,15 +18,18 @@ mod project;
 mod sizes;
 mod trace;
 
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use cudarc::driver::{DriverError, sys};
+use cudarc::driver::DriverError;
+use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use half::f16;
 
 use self::args::StepHeader;
 use self::driver::{Buffer, Context, Event, Graph, Pinned, Stream, explain};
 pub use self::error::CudaError;
-use self::error::{check_card, check_memory};
+use self::error::{after_check, check_card, check_memory, not_opened};
+use self::held::Held;
 use self::launch::Kernels;
 use self::layout::MatrixLayout;
 pub use self::sizes::page_bytes;
@@ -92,7 +97,7 @@ enum Logits {
 pub struct CudaDevice {
     plan: Plan,
     weights: Weights,
-    files: Option<Box<dyn Files>>,
+    files: Option<Rc<dyn Files>>,
     fingerprint: String,
     name: String,
     card: Card,
@@ -101,6 +106,7 @@ pub struct CudaDevice {
     /// Where each tensor lies in the weights: its layout for matrices, nothing for vectors.
     layouts: Vec<Option<MatrixLayout>>,
     upload: load::Upload,
+    load_parts: [(&'static str, Duration); 3],
     graph: Option<Graph>,
     events: [Event; 2],
     kernels: Kernels,
@@ -139,51 +145,60 @@ impl CudaDevice {
             kv,
         } = options;
         let sizes = Sizes::of(&plan, &weights, tokens, kv).map_err(CudaError::Unsupported)?;
-        let open = |source| CudaError::Open { ordinal, source };
-        let context = Context::open(ordinal).map_err(open)?;
+        let begin = Instant::now();
+        let context = Context::open(ordinal).map_err(|e| not_opened(e, ordinal, &sizes))?;
+        let opened = Instant::now();
         let name = context.name()?;
         let card = check_card(&context, ordinal, &name)?;
         check_memory(&context, &sizes, &name)?;
-        use sys::CUdevice_attribute as Of;
-        let shared =
-            context.attribute(Of::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
-        let mut kernels = Kernels::load(shared)?;
-        project::prepare(&mut kernels, &plan, &weights, kv)?;
-        let fingerprint = weights.fingerprint(&plan, &*files);
-        let layouts = sizes::layouts(&plan, &weights);
-        let capacity = Capacity {
-            step_tokens_max: STEP_TOKENS_MAX,
-            exact_tokens_max: ROWS_MAX,
-            pages: sizes.pages,
-            vocab: plan.n_vocab,
-        };
-        Ok(Self {
-            multiprocessors: context.attribute(Of::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
-            weights_buffer: Buffer::zeroed(sizes.weights_bytes)?,
-            pool: Buffer::zeroed(sizes.pool_bytes())?,
-            scratch: Buffer::zeroed(sizes.scratch_bytes)?,
-            staging: Pinned::zeroed(sizes.staging_bytes())?,
-            stream: Stream::new()?,
-            events: [Event::new()?, Event::new()?],
+        let held = Held::allocate(&context, &sizes, (&plan, &weights), kv)
+            .map_err(|e| after_check(e, &context, &sizes, &name))?;
+        let held_at = Instant::now();
+        let files: Rc<dyn Files> = files.into();
+        let mut device = Self {
+            fingerprint: weights.fingerprint(&plan, &*files),
+            layouts: sizes::layouts(&plan, &weights),
+            capacity: Capacity {
+                step_tokens_max: STEP_TOKENS_MAX,
+                exact_tokens_max: ROWS_MAX,
+                pages: sizes.pages,
+                vocab: plan.n_vocab,
+            },
+            multiprocessors: context
+                .attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            weights_buffer: held.weights,
+            pool: held.pool,
+            scratch: held.scratch,
+            staging: held.staging,
+            stream: held.stream,
+            events: held.events,
+            kernels: held.kernels,
+            upload: held.upload,
             sampler: Sampler::new(plan.n_vocab),
             row: vec![0.0; plan.n_vocab],
-            upload: load::Upload::default(),
+            load_parts: Default::default(),
             graph: None,
             job: Job::Idle,
             logits: Logits::Stale,
             plan,
             weights,
             files: Some(files),
-            fingerprint,
             name,
             card,
             kv,
             sizes,
-            layouts,
-            kernels,
-            capacity,
             context,
-        })
+        };
+        // a graph takes memory, too, and knows only addresses: the weights need not be there
+        device
+            .capture()
+            .map_err(|e| after_check(e, &device.context, &device.sizes, &device.name))?;
+        device.load_parts = [
+            ("context", opened - begin),
+            ("kernels and memory", held_at - opened),
+            ("capture", held_at.elapsed()),
+        ];
+        Ok(device)
     }
 
     /// "NVIDIA H100 80GB HBM3".
@@ -371,15 +386,15 @@ fn is_plainly_greedy(step: &SampleStep<'_>) -> bool {
 impl Device for CudaDevice {
     fn load_some(&mut self, until: Instant) -> Result<LoadProgress, DeviceError> {
         let progress = self.upload_some(until)?;
-        if progress.processed == progress.total && self.graph.is_none() {
+        if progress.processed == progress.total && self.files.is_some() {
             self.upload_frequencies()?;
+            self.upload.finish();
             self.files = None; // the mapping is not needed any more
             if !self.is_resident()? {
                 return Err(DeviceError::Lost(
                     "the model's memory is not on the card".to_owned(),
                 ));
             }
-            self.capture()?;
         }
         Ok(progress)
     }
@@ -524,6 +539,14 @@ impl Device for CudaDevice {
             all &= buffer.is_resident(&self.context)?;
         }
         Ok(all)
+    }
+
+    fn read_bandwidth(&mut self) -> Result<Option<f64>, DeviceError> {
+        self.measure_bandwidth().map(Some)
+    }
+
+    fn load_parts(&self) -> Vec<(&'static str, Duration)> {
+        self.load_parts.to_vec()
     }
 
     fn capacity(&self) -> Capacity {

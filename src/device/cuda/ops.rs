@@ -111,19 +111,34 @@ impl CudaDevice {
                 scale,
                 positions,
             } => self.embed(*table, *scale, *positions, n),
-            attn @ Op::AttnIn {
+            Op::AttnIn {
+                layer,
                 norm,
                 qkv,
+                n_heads,
+                n_kv_heads,
+                head_dim,
                 q_norm,
                 k_norm,
                 rope,
-                ..
             } => {
-                let heads = Heads::of(attn);
+                let heads = Heads::new(*layer, (*n_heads, *n_kv_heads), *head_dim);
                 self.project(n, self.stream(*norm), &self.qkv(qkv, heads), Finish::SET)?;
                 self.rope_append(heads, (*q_norm, *k_norm), rope.as_ref(), n)
             }
-            attn @ Op::Attend { .. } => self.attend(Heads::of(attn), Scores::of(attn), n),
+            Op::Attend {
+                layer,
+                n_heads,
+                n_kv_heads,
+                head_dim,
+                scale,
+                window,
+                sinks,
+                softcap,
+            } => {
+                let heads = Heads::new(*layer, (*n_heads, *n_kv_heads), *head_dim);
+                self.attend(heads, Scores::new(*scale, *window, *sinks, *softcap), n)
+            }
             Op::AttnOut { proj, join } => self.join(n, Area::Heads, proj, join),
             Op::FfnIn {
                 norm,
@@ -144,11 +159,16 @@ impl CudaDevice {
                 activation: a,
             } => self.experts_in(n, gate, up, activation(*a), self.used(op)),
             Op::ExpertsOut { down, join } => self.experts_out(n, down, join, self.used(op)),
-            Op::Head { .. } => match rows {
-                Rows::Last => self.head_rows(n - 1, 1),
-                Rows::All if n <= ROWS_MAX => self.head_rows(0, n),
-                Rows::None | Rows::All => Ok(()), // of many rows when they are asked for
-            },
+            Op::Head { .. } => self.head(n, rows),
+        }
+    }
+
+    /// Logits of the rows that are asked for; of many rows they are computed when somebody reads them.
+    fn head(&self, n: usize, rows: Rows) -> Result<(), DriverError> {
+        match rows {
+            Rows::Last => self.head_rows(n - 1, 1),
+            Rows::All if n <= ROWS_MAX => self.head_rows(0, n),
+            Rows::None | Rows::All => Ok(()),
         }
     }
 

@@ -10,8 +10,11 @@ use crate::model::weights::Weights;
 /// Columns of f16 activations are padded with zeros to a multiple of this: a pass of `cuda/matmul.cu`.
 pub const HALF_COLS_STEP: usize = 128;
 
-/// Bytes of the file that are on the card at once while they are split.
-pub const UPLOAD_BYTES: usize = 64 << 20;
+/// Pieces of the file that are on their way to the card at once.
+pub const UPLOAD_SLOTS: usize = 4;
+
+/// Bytes of a piece. Smaller ones cost calls, larger ones wait for each other.
+pub const PIECE_BYTES: usize = 16 << 20;
 
 /// A part of the scratch memory. Activations are f32 (tokens, width).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,8 +103,7 @@ pub struct Sizes {
     vocab: usize,
 }
 
-/// Most query heads that share a key head, and the widest head.
-const GROUP_MAX: usize = 16;
+/// The widest head.
 const HEAD_MAX: usize = 1024;
 
 /// Width of a head in a page.
@@ -278,7 +280,7 @@ fn areas(plan: &Plan, w: Widths, pages: usize) -> ([usize; AREAS], usize) {
     area(Area::Choose, CHOOSE_BLOCKS as usize * 12);
     area(Area::Chosen, 8);
     // while the model is brought in, pieces of the file lie where the activations will be
-    (at, end.max(UPLOAD_BYTES + ALIGNMENT))
+    (at, end.max(UPLOAD_SLOTS * PIECE_BYTES))
 }
 
 fn widths(plan: &Plan) -> Result<Widths, String> {
@@ -299,17 +301,13 @@ fn widths(plan: &Plan) -> Result<Widths, String> {
                 w.cols = w.cols.max(n_heads * head_dim);
             }
             Op::Attend {
-                n_heads,
-                head_dim,
-                n_kv_heads,
-                ..
+                n_heads, head_dim, ..
             } => {
                 w.head = w.head.max(*head_dim);
                 w.heads = w.heads.max(*n_heads);
-                let group = n_heads / n_kv_heads;
-                if group > GROUP_MAX || wide(*head_dim) > HEAD_MAX {
+                if wide(*head_dim) > HEAD_MAX {
                     return Err(format!(
-                        "{group} query heads for each key head of width {head_dim}; at most {GROUP_MAX} and {HEAD_MAX} are possible"
+                        "heads of width {head_dim}; at most {HEAD_MAX} is possible"
                     ));
                 }
             }
