@@ -106,7 +106,7 @@ pub struct CudaDevice {
     /// Where each tensor lies in the weights: its layout for matrices, nothing for vectors.
     layouts: Vec<Option<MatrixLayout>>,
     upload: load::Upload,
-    load_parts: [(&'static str, Duration); 3],
+    load_parts: Vec<(&'static str, Duration)>,
     graph: Option<Graph>,
     events: [Event; 2],
     kernels: Kernels,
@@ -145,15 +145,12 @@ impl CudaDevice {
             kv,
         } = options;
         let sizes = Sizes::of(&plan, &weights, tokens, kv).map_err(CudaError::Unsupported)?;
-        let begin = Instant::now();
         let context = Context::open(ordinal).map_err(|e| not_opened(e, ordinal, &sizes))?;
-        let opened = Instant::now();
         let name = context.name()?;
         let card = check_card(&context, ordinal, &name)?;
         check_memory(&context, &sizes, &name)?;
         let held = Held::allocate(&context, &sizes, (&plan, &weights), kv)
             .map_err(|e| after_check(e, &context, &sizes, &name))?;
-        let held_at = Instant::now();
         let files: Rc<dyn Files> = files.into();
         let mut device = Self {
             fingerprint: weights.fingerprint(&plan, &*files),
@@ -176,7 +173,7 @@ impl CudaDevice {
             upload: held.upload,
             sampler: Sampler::new(plan.n_vocab),
             row: vec![0.0; plan.n_vocab],
-            load_parts: Default::default(),
+            load_parts: held.parts,
             graph: None,
             job: Job::Idle,
             logits: Logits::Stale,
@@ -193,11 +190,6 @@ impl CudaDevice {
         device
             .capture()
             .map_err(|e| after_check(e, &device.context, &device.sizes, &device.name))?;
-        device.load_parts = [
-            ("context", opened - begin),
-            ("kernels and memory", held_at - opened),
-            ("capture", held_at.elapsed()),
-        ];
         Ok(device)
     }
 
@@ -546,7 +538,7 @@ impl Device for CudaDevice {
     }
 
     fn load_parts(&self) -> Vec<(&'static str, Duration)> {
-        self.load_parts.to_vec()
+        self.load_parts.clone()
     }
 
     fn capacity(&self) -> Capacity {
