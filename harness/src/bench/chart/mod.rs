@@ -4,7 +4,7 @@ mod plot;
 mod png;
 mod svg;
 
-pub use plot::{Bars, Lines, Scale, Series};
+pub use plot::{Bar, Bars, Lines, Scale, Series};
 
 /// A colour: red, green, blue.
 pub type Colour = [u8; 3];

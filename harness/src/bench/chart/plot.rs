@@ -51,6 +51,9 @@ pub struct Lines {
     pub dots: bool,
 }
 
+/// A bar, where there is one: its length and what is written at its end.
+pub type Bar = Option<(f64, String)>;
+
 /// A chart of bars.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bars {
@@ -62,8 +65,8 @@ pub struct Bars {
     pub x: String,
     /// What the bars of each group stand for.
     pub legend: Vec<String>,
-    /// A name, and a bar for each entry of the legend: its length and what is written at its end.
-    pub groups: Vec<(String, Vec<Option<(f64, String)>>)>,
+    /// A name, and a bar for each entry of the legend.
+    pub groups: Vec<(String, Vec<Bar>)>,
     /// The end of the axis.
     pub most: f64,
 }

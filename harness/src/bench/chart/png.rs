@@ -74,24 +74,30 @@ fn draw(sheet: &mut Pixmap, face: &Face<'_>, zoom: Transform, shape: &Shape) {
             fill: colour,
             text,
         } => {
-            let (path, width) = letters(face, text);
-            let unit = (size / f64::from(face.units_per_em())) as f32;
-            let before = match anchor {
-                Anchor::Start => 0.0,
-                Anchor::Middle => width / 2.0,
-                Anchor::End => width,
-            };
-            let place = Transform::from_row(
-                unit,
-                0.0,
-                0.0,
-                -unit,
-                at.0 as f32 - before * unit,
-                at.1 as f32,
-            );
+            let (path, place) = placed(face, text, *size, *anchor, *at);
             fill(sheet, path, *colour, place.post_concat(zoom));
         }
     }
+}
+
+/// A text's outlines, and what brings them to their place and size.
+fn placed(
+    face: &Face<'_>,
+    text: &str,
+    size: f64,
+    anchor: Anchor,
+    at: (f64, f64),
+) -> (Option<Path>, Transform) {
+    let (path, width) = letters(face, text);
+    let unit = (size / f64::from(face.units_per_em())) as f32;
+    let before = match anchor {
+        Anchor::Start => 0.0,
+        Anchor::Middle => width / 2.0,
+        Anchor::End => width,
+    };
+    let x = at.0 as f32 - before * unit;
+    let place = Transform::from_row(unit, 0.0, 0.0, -unit, x, at.1 as f32);
+    (path, place)
 }
 
 fn paint([red, green, blue]: Colour) -> Paint<'static> {
