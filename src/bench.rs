@@ -254,7 +254,7 @@ impl Bench {
 
     fn decode(&mut self, depth: usize, figures: &mut Figures) -> Result<(), Failure> {
         if !self.has_room(depth + STEPS_MAX) {
-            return Err(self.no_room(&format!("decode at {depth}"), depth + STEPS_MAX));
+            return Err(self.no_room(format!("decode at {depth}"), depth + STEPS_MAX));
         }
         let greedy = SamplingParams::GREEDY;
         let [step, drawn] = [false, true].map(|draws| {
@@ -274,7 +274,7 @@ impl Bench {
 
     fn prefill(&mut self, tokens: usize, figures: &mut Figures) -> Result<(), Failure> {
         if !self.has_room(tokens) {
-            return Err(self.no_room(&format!("a prompt of {tokens}"), tokens));
+            return Err(self.no_room(format!("a prompt of {tokens}"), tokens));
         }
         let prompt = self.tokens(0, tokens);
         let most = self.device.capacity().step_tokens_max;
