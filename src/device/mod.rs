@@ -5,7 +5,7 @@ pub mod cpu;
 pub mod cuda;
 pub mod fake;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::sampling::{SampleStep, Sampled, Scored};
 
@@ -268,6 +268,17 @@ pub trait Device {
     /// Whether everything that the device holds lies in its own memory still. Cheap enough to be asked now and then.
     fn is_resident(&mut self) -> Result<bool, DeviceError> {
         Ok(true)
+    }
+
+    /// Bytes a second that the device reads from its own memory, measured now; `None` where that is the host's. For benches, while nothing is
+    /// under way: it takes some milliseconds.
+    fn read_bandwidth(&mut self) -> Result<Option<f64>, DeviceError> {
+        Ok(None)
+    }
+
+    /// What setting the device up and bringing the weights in consisted of, as far as the device tells: name and time of each part.
+    fn load_parts(&self) -> Vec<(&'static str, Duration)> {
+        Vec::new()
     }
 
     /// What the device was built for.

@@ -15,7 +15,7 @@ use crate::gguf::{Gguf, Metadata, TensorInfo};
 use crate::limits;
 use crate::model::lower::lower;
 use crate::model::plan::Plan;
-use crate::model::{arch, weights::Weights};
+use crate::model::{arch, reads::Reads, weights::Weights};
 use crate::text::{ChatTemplate, TemplateError, Tokenizer, TokenizerKind};
 
 /// The file beside a model whose tokenizer is used instead of the model file's.
@@ -210,6 +210,16 @@ impl FileLoad {
     /// As a load: the file cannot be read, is damaged or asks for what is not known.
     pub fn plan(&self) -> Result<Plan, LoadError> {
         Ok(self.open()?.plan)
+    }
+
+    /// What a token of the file's model reads at least.
+    ///
+    /// # Errors
+    ///
+    /// As a load: the file cannot be read, is damaged or asks for what is not known.
+    pub fn reads(&self) -> Result<Reads, LoadError> {
+        let opened = self.open()?;
+        Ok(Reads::of(&opened.plan, &opened.weights))
     }
 
     /// Does all of a load but reading the weights: every tensor is claimed, the tokenizer and the template are made, and the memory is

@@ -6,6 +6,7 @@ use std::ffi::{CString, c_void};
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use cudarc::driver::{DriverError, result, sys};
 
@@ -18,6 +19,7 @@ type OneThread = PhantomData<*const ()>;
 pub struct Context {
     device: sys::CUdevice,
     context: sys::CUcontext,
+    opening: Duration,
 }
 
 /// Why there is no context.
@@ -71,12 +73,22 @@ pub fn find(ordinal: usize) -> Result<sys::CUdevice, OpenError> {
 impl Context {
     /// Opens card number `ordinal`.
     pub fn open(ordinal: usize) -> Result<Self, OpenError> {
+        let begin = Instant::now();
         let device = find(ordinal)?;
         // SAFETY: the device was just got; the context is released once, on drop.
         let context = unsafe { result::primary_ctx::retain(device) }?;
         // SAFETY: the context was just retained.
         unsafe { result::ctx::set_current(context) }?;
-        Ok(Self { device, context })
+        Ok(Self {
+            device,
+            context,
+            opening: begin.elapsed(),
+        })
+    }
+
+    /// How long opening it took.
+    pub fn opening(&self) -> Duration {
+        self.opening
     }
 
     /// "NVIDIA H100 80GB HBM3".

@@ -1,5 +1,7 @@
 //! What a device has on its card before there are weights: kernels, memory, a stream.
 
+use std::time::{Duration, Instant};
+
 use cudarc::driver::DriverError;
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 
@@ -22,6 +24,8 @@ pub(super) struct Held {
     pub(super) stream: Stream,
     pub(super) events: [Event; 2],
     pub(super) upload: Upload,
+    /// What took how long so far.
+    pub(super) parts: Vec<(&'static str, Duration)>,
 }
 
 impl Held {
@@ -32,11 +36,12 @@ impl Held {
         (plan, weights): (&Plan, &Weights),
         kv: KvType,
     ) -> Result<Self, DriverError> {
+        let begin = Instant::now();
         let shared =
             context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
         let mut kernels = Kernels::load(shared)?;
         prepare(&mut kernels, plan, weights, kv)?;
-        Ok(Self {
+        let mut held = Self {
             kernels,
             weights: Buffer::zeroed(sizes.weights_bytes)?,
             pool: Buffer::zeroed(sizes.pool_bytes())?,
@@ -45,6 +50,9 @@ impl Held {
             stream: Stream::new()?,
             events: [Event::new()?, Event::new()?],
             upload: Upload::new(weights, plan.tensors.len())?,
-        })
+            parts: vec![("context", context.opening())],
+        };
+        held.parts.push(("kernels and memory", begin.elapsed()));
+        Ok(held)
     }
 }

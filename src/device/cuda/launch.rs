@@ -36,7 +36,7 @@ macro_rules! images {
 }
 
 /// The fat binaries that the build made, by the names of their sources.
-static IMAGES: [(&str, &[u8]); 10] = images!(
+static IMAGES: [(&str, &[u8]); 11] = images!(
     "attend",
     "attend_many",
     "choose",
@@ -45,6 +45,7 @@ static IMAGES: [(&str, &[u8]); 10] = images!(
     "matmul",
     "matvec",
     "norm",
+    "read",
     "rope",
     "split"
 );
@@ -389,6 +390,28 @@ impl Kernels {
             (&raw mut *d).cast(),
         ];
         self.launch("split", stream, Grid::line(blocks as usize, 256, 0), args)
+    }
+
+    /// `read`: all of `bytes` once, on every multiprocessor.
+    pub fn read(
+        &self,
+        stream: &Stream,
+        (mut from, mut sink): (Address, Address),
+        bytes: u64,
+        multiprocessors: usize,
+    ) -> Result<(), DriverError> {
+        let mut words = bytes / 16;
+        let args: &mut [*mut c_void] = &mut [
+            (&raw mut from).cast(),
+            (&raw mut words).cast(),
+            (&raw mut sink).cast(),
+        ];
+        self.launch(
+            "read",
+            stream,
+            Grid::line(multiprocessors * 4, 512, 0),
+            args,
+        )
     }
 
     /// `choose_parts` and `choose`: the likeliest token of a row, and the first bad one, at `chosen`.

@@ -6,6 +6,7 @@
 
 pub mod args;
 mod attention;
+mod bandwidth;
 pub mod driver;
 mod error;
 mod held;
@@ -105,6 +106,7 @@ pub struct CudaDevice {
     /// Where each tensor lies in the weights: its layout for matrices, nothing for vectors.
     layouts: Vec<Option<MatrixLayout>>,
     upload: load::Upload,
+    load_parts: Vec<(&'static str, Duration)>,
     graph: Option<Graph>,
     events: [Event; 2],
     kernels: Kernels,
@@ -171,6 +173,7 @@ impl CudaDevice {
             upload: held.upload,
             sampler: Sampler::new(plan.n_vocab),
             row: vec![0.0; plan.n_vocab],
+            load_parts: held.parts,
             graph: None,
             job: Job::Idle,
             logits: Logits::Stale,
@@ -530,6 +533,14 @@ impl Device for CudaDevice {
             all &= buffer.is_resident(&self.context)?;
         }
         Ok(all)
+    }
+
+    fn read_bandwidth(&mut self) -> Result<Option<f64>, DeviceError> {
+        self.measure_bandwidth().map(Some)
+    }
+
+    fn load_parts(&self) -> Vec<(&'static str, Duration)> {
+        self.load_parts.clone()
     }
 
     fn capacity(&self) -> Capacity {

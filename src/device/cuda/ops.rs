@@ -3,6 +3,8 @@
 //! Up to [`ROWS_MAX`] tokens an operation is one phase: `matvec` normalises, multiplies, activates and adds. More tokens are first
 //! normalised into f16, then multiplied on the tensor cores; `project.rs` tells the two apart.
 
+use std::time::Instant;
+
 use bytemuck::Zeroable;
 use cudarc::driver::DriverError;
 
@@ -33,12 +35,14 @@ impl CudaDevice {
 
     /// Records a step of one token.
     pub(super) fn capture(&mut self) -> Result<(), DriverError> {
+        let begin = Instant::now();
         self.stream.wait()?;
         let mut all = 0..self.plan.ops.len();
         let graph = self
             .stream
             .capture(|| all.try_for_each(|op| self.run_op(op, 1, Rows::Last)))?;
         self.graph = Some(graph);
+        self.load_parts.push(("capture", begin.elapsed()));
         Ok(())
     }
 
