@@ -20,6 +20,34 @@ pub(super) fn apply(candidates: &mut Vec<Candidate>, scratch: &mut Vec<Candidate
     }
 }
 
+/// The same where only some candidates are at hand: every one that weighs more than `heaviest`, and no other more than that. The weight
+/// of all lies in `total`. Whether the set is the same for all of it, and every member at hand; otherwise nothing is done.
+pub(super) fn apply_beside(
+    candidates: &mut Vec<Candidate>,
+    scratch: &mut Vec<Candidate>,
+    p: f32,
+    total: (f64, f64),
+    heaviest: f64,
+) -> bool {
+    let p = f64::from(p);
+    let mut last_for = |total: f64| {
+        scratch.clear();
+        scratch.extend_from_slice(candidates);
+        last_to_reach(scratch, p * total, Candidate::rank)
+    };
+    let (Some(last), Some(other)) = (last_for(total.1), last_for(total.0)) else {
+        return false;
+    };
+    let kept = |c: &Candidate| c.rank(&last).is_le();
+    let weight = candidates.iter().filter(|c| kept(c)).map(|c| c.score);
+    // Equal weights may come from logits that differ, so that a token that is not at hand could come first.
+    let decided = last == other && weight.sum::<f64>() >= p * total.1 && last.score > heaviest;
+    if decided {
+        candidates.retain(kept);
+    }
+    decided
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
