@@ -51,9 +51,9 @@ pub fn find(
     let mut rest = vec![0.0; row.len().div_ceil(range_tokens)];
     let mut at_one = 0.0;
     for (token, logit) in others.iter().copied() {
-        let below = f64::from(*logit) - f64::from(largest);
+        let below = f64::from(logit) - f64::from(largest);
         if temperature > 0.0 {
-            rest[*token as usize / range_tokens] += (below / f64::from(temperature)).exp();
+            rest[token as usize / range_tokens] += (below / f64::from(temperature)).exp();
         }
         at_one += below.exp();
     }
