@@ -42,7 +42,7 @@ impl CudaDevice {
     ) -> Result<(), DeviceError> {
         step.check(&self.capacity)?;
         self.stream.wait()?;
-        self.logits = Logits::Stale;
+        self.forget_logits();
         self.describe(&step)?;
         let (tokens, rows) = (step.tokens.len(), step.rows);
         for op in 0..self.plan.ops.len() {
