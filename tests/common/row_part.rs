@@ -1,4 +1,5 @@
 //! What `cuda/candidates.cu` finds in a row, as plainly as possible.
+#![allow(dead_code, reason = "each test file uses its own part")]
 
 use worker_orcd::sampling::{PART_TOKENS_MAX, RowPart, TokenSet};
 

@@ -1,7 +1,7 @@
 //! A step for a trace: operation by operation, each shown when it is done.
 
 use super::sizes::Area;
-use super::{CudaDevice, Logits, ROWS_MAX, Rows};
+use super::{CudaDevice, ROWS_MAX, Rows};
 use crate::device::{DeviceError, Shown, Step};
 use crate::model::plan::Op;
 
