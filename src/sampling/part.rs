@@ -461,5 +461,6 @@ fn may_raise(part: &RowPart<'_>, step: &SampleStep<'_>) -> bool {
         .is_none_or(|dry| dry.multiplier >= 0.0 && dry.base >= 0.0);
     let is_listed = |token: u32| part.tokens.binary_search(&token).is_ok();
     let raised = |&(token, bias): &(u32, f32)| !(bias <= 0.0 || is_listed(token));
-    !looked_back(step).is_empty() && !(lowers && base) || step.bias.iter().any(raised)
+    let keeps = looked_back(step).is_empty() || lowers && base;
+    !keeps || step.bias.iter().any(raised)
 }

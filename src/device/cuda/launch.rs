@@ -135,7 +135,11 @@ impl Kernels {
         let function = module.ok_or(missing)?.function(name)?;
         use sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as SHARED;
         // a little less than the card has: static shared memory counts too
-        let most = self.shared_max.saturating_sub(1024) as i32;
+        use sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES as STATIC;
+        // SAFETY: the function belongs to a module that lives as long as `self`.
+        let fixed = unsafe { result::function::get_function_attribute(function.0, STATIC) }?;
+        let fixed = usize::try_from(fixed).unwrap_or(0).max(1024);
+        let most = self.shared_max.saturating_sub(fixed) as i32;
         // SAFETY: the function belongs to a module that lives as long as `self`.
         unsafe { result::function::set_function_attribute(function.0, SHARED, most) }?;
         // `wait_for_inputs` does nothing in code for cards before Hopper, nor where a newer card runs that code
