@@ -198,69 +198,52 @@ fn model(n_vocab: usize) -> Vec<u8> {
 }
 
 fn settings() -> Vec<SamplingParams> {
-    let neutral = SamplingParams::NEUTRAL;
-    let usual = SamplingParams {
-        temperature: 0.1,
-        top_p: 0.95,
-        ..neutral
-    };
-    let dry = DryParams {
-        multiplier: 0.8,
-        base: 1.75,
-        allowed_length: 1,
-        window: Window::All,
-    };
-    let xtc = XtcParams {
-        probability: 0.5,
-        threshold: 0.05,
+    let with = |change: fn(&mut SamplingParams)| {
+        let mut usual = SamplingParams {
+            temperature: 0.1,
+            top_p: 0.95,
+            ..SamplingParams::NEUTRAL
+        };
+        change(&mut usual);
+        usual
     };
     vec![
         SamplingParams::GREEDY,
-        neutral,
-        usual,
-        SamplingParams {
-            temperature: 0.1,
-            ..neutral
-        },
-        SamplingParams { top_k: 40, ..usual },
-        SamplingParams {
-            top_k: 40,
-            typical_p: 0.9,
-            xtc: Some(xtc),
-            ..usual
-        },
-        SamplingParams {
-            min_p: 0.05,
-            top_p: 1.0,
-            ..usual
-        },
-        SamplingParams {
-            repetition_penalty: 1.2,
-            frequency_penalty: 0.2,
-            ..usual
-        },
-        SamplingParams {
-            presence_penalty: -1.0,
-            ..usual
-        },
-        SamplingParams {
-            repetition_penalty: 1.2,
-            temperature: 0.0,
-            ..neutral
-        },
-        SamplingParams {
-            dry: Some(dry),
-            ..usual
-        },
-        SamplingParams {
-            top_n_sigma: Some(2.0),
-            ..usual
-        },
-        SamplingParams {
-            typical_p: 0.9,
-            ..usual
-        },
+        SamplingParams::NEUTRAL,
+        with(|_| {}),
+        with(|p| p.top_p = 1.0),
+        with(|p| p.top_k = 40),
+        with(|p| {
+            (p.top_k, p.typical_p) = (40, 0.9);
+            p.xtc = Some(XtcParams {
+                probability: 0.5,
+                threshold: 0.05,
+            });
+        }),
+        with(|p| (p.min_p, p.top_p) = (0.05, 1.0)),
+        with(|p| (p.repetition_penalty, p.frequency_penalty) = (1.2, 0.2)),
+        with(|p| p.presence_penalty = -1.0),
+        with(|p| (p.repetition_penalty, p.temperature, p.top_p) = (1.2, 0.0, 1.0)),
+        with(|p| {
+            p.dry = Some(DryParams {
+                multiplier: 0.8,
+                base: 1.75,
+                allowed_length: 1,
+                window: Window::All,
+            });
+        }),
+        with(|p| p.top_n_sigma = Some(2.0)),
+        with(|p| p.typical_p = 0.9),
     ]
+}
+
+/// A mask that allows every third token.
+fn thirds(n_vocab: usize) -> Vec<u32> {
+    let mut mask = vec![0; TokenSet::words(n_vocab)];
+    (0..n_vocab as u32)
+        .step_by(3)
+        .for_each(|t| TokenSet::insert(&mut mask, t));
+    mask
 }
 
 /// Every kind of request, one after the other and so with what the last one has looked for: the token and the log-probabilities are those
@@ -274,10 +257,7 @@ fn draws_are_those_of_the_whole_row() {
         let mut sampler = Sampler::new(n_vocab);
         let mut row = vec![0.0; n_vocab];
         let history: Vec<u32> = (0..60).map(|i| (i * i * 7 + 3) % n_vocab as u32).collect();
-        let mut mask = vec![0; TokenSet::words(n_vocab)];
-        (0..n_vocab as u32)
-            .step_by(3)
-            .for_each(|t| TokenSet::insert(&mut mask, t));
+        let mask = thirds(n_vocab);
         let few = [1 << 5 | 1 << 9];
         let mut index = 0;
         for (params, asks) in settings().iter().flat_map(|p| (0..7).map(move |a| (p, a))) {

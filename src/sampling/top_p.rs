@@ -30,20 +30,18 @@ pub(super) fn apply_beside(
     heaviest: f64,
 ) -> bool {
     let p = f64::from(p);
-    let mut last_for = |total: f64| {
-        scratch.clear();
-        scratch.extend_from_slice(candidates);
-        last_to_reach(scratch, p * total, Candidate::rank)
-    };
-    let (Some(last), Some(other)) = (last_for(total.1), last_for(total.0)) else {
+    scratch.clear();
+    scratch.extend_from_slice(candidates);
+    let Some(last) = last_to_reach(scratch, p * total.1, Candidate::rank) else {
         return false;
     };
-    let kept = |c: &Candidate| c.rank(&last).is_le();
-    let weight = candidates.iter().filter(|c| kept(c)).map(|c| c.score);
+    let before = candidates.iter().filter(|c| c.rank(&last).is_lt());
+    let before = before.map(|c| c.score).sum::<f64>();
+    let reaches = before + last.score >= p * total.1 && before < p * total.0;
     // Equal weights may come from logits that differ, so that a token that is not at hand could come first.
-    let decided = last == other && weight.sum::<f64>() >= p * total.1 && last.score > heaviest;
+    let decided = reaches && last.score > heaviest;
     if decided {
-        candidates.retain(kept);
+        candidates.retain(|c| c.rank(&last).is_le());
     }
     decided
 }
