@@ -158,6 +158,13 @@ impl Worker {
         self.settle(now);
     }
 
+    /// Whether the device has done something that only waits for the time of its end, and nothing else waits for its turn: then the next
+    /// call of [`Worker::step`] is short, and whoever drives it need not look at anything else before.
+    pub fn has_landed(&self) -> bool {
+        let landed = self.active.as_ref().is_some_and(Active::has_landed);
+        landed && self.side.is_empty() && self.events.is_empty() && self.ending.is_none()
+    }
+
     /// Ends what is out of time. To be called whenever time may have passed, at the latest at [`Worker::deadline`].
     pub fn tick(&mut self, now: Instant) {
         if self.ending.is_some() {

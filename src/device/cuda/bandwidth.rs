@@ -19,7 +19,7 @@ impl CudaDevice {
         self.kernels.prepare("read")?;
         let borrowed = Buffer::zeroed(BYTES).ok();
         let memory = borrowed.as_ref().unwrap_or(&self.weights_buffer);
-        let sink = self.scratch.at() + self.sizes.offset(Area::Chosen) as u64;
+        let sink = self.scratch.at() + self.sizes.offset(Area::Search) as u64;
         let mut rates = Vec::new();
         for _ in 0..=TIMES {
             self.stream.wait()?;

@@ -255,7 +255,7 @@ impl Pinned {
 
     /// What it holds.
     pub fn as_slice(&self) -> &[u8] {
-        // SAFETY: allocated with this length and initialised. The device writes to it only in copies that were waited for.
+        // SAFETY: allocated with this length and initialised. The device writes to it only in copies and kernels that were waited for.
         unsafe { std::slice::from_raw_parts(self.at, self.bytes) }
     }
 
@@ -263,6 +263,25 @@ impl Pinned {
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
         // SAFETY: as above, and borrowed exclusively.
         unsafe { std::slice::from_raw_parts_mut(self.at, self.bytes) }
+    }
+
+    /// Where it lies for the card, which reads and writes it directly.
+    pub fn at(&self) -> u64 {
+        self.at as u64
+    }
+
+    /// Starts a copy of `len` bytes from `from` on to a place in `to`. They must not change before the stream has come so far.
+    pub fn send_from(
+        &self,
+        stream: &Stream,
+        from: usize,
+        to: &Buffer,
+        offset: usize,
+        len: usize,
+    ) -> Result<(), DriverError> {
+        let bytes = &self.as_slice()[from..from + len];
+        // SAFETY: both ranges are checked, by the slice and by `range`.
+        unsafe { result::memcpy_htod_async(to.range(offset, len), bytes, stream.0) }
     }
 
     /// Starts a copy of the first `len` bytes to the beginning of `to`. They must not change before the stream has come so far.
@@ -279,9 +298,22 @@ impl Pinned {
         offset: usize,
         len: usize,
     ) -> Result<(), DriverError> {
+        self.receive_to(stream, 0, from, offset, len)
+    }
+
+    /// Starts a copy from a buffer to a place.
+    pub fn receive_to(
+        &mut self,
+        stream: &Stream,
+        to: usize,
+        from: &Buffer,
+        offset: usize,
+        len: usize,
+    ) -> Result<(), DriverError> {
         let at = from.range(offset, len);
+        let bytes = &mut self.as_mut_slice()[to..to + len];
         // SAFETY: both ranges are checked; nobody reads before the stream has been waited for.
-        unsafe { result::memcpy_dtoh_async(&mut self.as_mut_slice()[..len], at, stream.0) }
+        unsafe { result::memcpy_dtoh_async(bytes, at, stream.0) }
     }
 }
 

@@ -9,7 +9,8 @@ use super::KvType;
 use super::driver::{Buffer, Context, Event, Pinned, Stream};
 use super::launch::Kernels;
 use super::load::Upload;
-use super::project::prepare;
+use super::project;
+use super::sample::{self, Finder};
 use super::sizes::Sizes;
 use crate::model::plan::Plan;
 use crate::model::weights::Weights;
@@ -24,6 +25,7 @@ pub(super) struct Held {
     pub(super) stream: Stream,
     pub(super) events: [Event; 2],
     pub(super) upload: Upload,
+    pub(super) finder: Finder,
     /// What took how long so far.
     pub(super) parts: Vec<(&'static str, Duration)>,
 }
@@ -40,7 +42,8 @@ impl Held {
         let shared =
             context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
         let mut kernels = Kernels::load(shared)?;
-        prepare(&mut kernels, plan, weights, kv)?;
+        project::prepare(&mut kernels, plan, weights, kv)?;
+        sample::prepare(&mut kernels)?;
         let mut held = Self {
             kernels,
             weights: Buffer::zeroed(sizes.weights_bytes)?,
@@ -50,6 +53,7 @@ impl Held {
             stream: Stream::new()?,
             events: [Event::new()?, Event::new()?],
             upload: Upload::new(weights, plan.tensors.len())?,
+            finder: Finder::new(plan.n_vocab)?,
             parts: vec![("context", context.opening())],
         };
         held.parts.push(("kernels and memory", begin.elapsed()));

@@ -6,13 +6,19 @@ use std::ffi::c_void;
 use cudarc::driver::{DriverError, result, sys};
 
 use super::args::{
-    Address, Attend, AttendMany, Combine, Embed, Matmul, Matvec, NormRows, Rope, Route,
+    Address, Attend, AttendMany, Combine, Embed, Matmul, Matvec, NormRows, Rope, Route, Search,
 };
 use super::driver::{Function, Module, Stream};
 use crate::quant::TensorType;
 
 /// Blocks of `choose_parts`.
 pub const CHOOSE_BLOCKS: u32 = 64;
+
+/// Blocks of the kernels of `candidates.cu`, at most.
+pub const SEARCH_BLOCKS: usize = 128;
+
+/// Threads of a block of them.
+pub const SEARCH_THREADS: u32 = 256;
 
 /// Positions that one block of `attend` works on.
 pub const SPLIT: usize = 128;
@@ -36,9 +42,10 @@ macro_rules! images {
 }
 
 /// The fat binaries that the build made, by the names of their sources.
-static IMAGES: [(&str, &[u8]); 11] = images!(
+static IMAGES: [(&str, &[u8]); 12] = images!(
     "attend",
     "attend_many",
+    "candidates",
     "choose",
     "embed",
     "experts",
@@ -129,7 +136,11 @@ impl Kernels {
         let function = module.ok_or(missing)?.function(name)?;
         use sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as SHARED;
         // a little less than the card has: static shared memory counts too
-        let most = self.shared_max.saturating_sub(1024) as i32;
+        use sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES as STATIC;
+        // SAFETY: the function belongs to a module that lives as long as `self`.
+        let fixed = unsafe { result::function::get_function_attribute(function.0, STATIC) }?;
+        let fixed = usize::try_from(fixed).unwrap_or(0).max(1024);
+        let most = self.shared_max.saturating_sub(fixed) as i32;
         // SAFETY: the function belongs to a module that lives as long as `self`.
         unsafe { result::function::set_function_attribute(function.0, SHARED, most) }?;
         // `wait_for_inputs` does nothing in code for cards before Hopper, nor where a newer card runs that code
@@ -436,7 +447,44 @@ impl Kernels {
         let args: &mut [*mut c_void] = &mut [(&raw mut parts).cast(), (&raw mut chosen).cast()];
         self.launch("choose", stream, Grid::line(1, 64, 0), args)
     }
+
+    /// `candidates_largest`, `candidates_count` and `candidates_take`: the largest logits of a row, and what the others weigh.
+    pub fn candidates(
+        &self,
+        stream: &Stream,
+        blocks: usize,
+        args: &Search,
+    ) -> Result<(), DriverError> {
+        let grid = Grid::line(blocks, SEARCH_THREADS, 0);
+        for name in CANDIDATES {
+            self.launch_struct(name, stream, grid, args)?;
+        }
+        Ok(())
+    }
+
+    /// `candidates_gather`: the logits of `n` tokens; ids and results lie in page-locked memory.
+    pub fn gather(
+        &self,
+        stream: &Stream,
+        mut logits: Address,
+        n: usize,
+        (mut ids, mut out): (Address, Address),
+    ) -> Result<(), DriverError> {
+        let mut count = n as u32;
+        let args: &mut [*mut c_void] = &mut [
+            (&raw mut logits).cast(),
+            (&raw mut ids).cast(),
+            (&raw mut count).cast(),
+            (&raw mut out).cast(),
+        ];
+        let blocks = n.div_ceil(SEARCH_THREADS as usize).max(1);
+        let grid = Grid::line(blocks, SEARCH_THREADS, 0);
+        self.launch("candidates_gather", stream, grid, args)
+    }
 }
+
+/// The kernels of a search, in their order.
+pub const CANDIDATES: [&str; 3] = ["candidates_largest", "candidates_count", "candidates_take"];
 
 /// "matvec_Q4_K_1".
 pub fn matvec_name(kind: TensorType, tokens: usize) -> String {

@@ -15,6 +15,7 @@ pub mod layout;
 mod load;
 mod ops;
 mod project;
+mod sample;
 mod sizes;
 mod trace;
 
@@ -32,6 +33,7 @@ use self::error::{after_check, check_card, check_memory, not_opened};
 use self::held::Held;
 use self::launch::Kernels;
 use self::layout::MatrixLayout;
+use self::sample::Finder;
 pub use self::sizes::page_bytes;
 use self::sizes::{Area, Sizes};
 use super::{
@@ -40,7 +42,7 @@ use super::{
 };
 use crate::model::plan::Plan;
 use crate::model::weights::{Files, Weights};
-use crate::sampling::{self, SampleStep, Sampled, Sampler, TopLogprobs};
+use crate::sampling::{SampleStep, Sampler};
 
 /// Most tokens a step holds: enough rows for the tensor cores, few enough that activations stay small.
 pub const STEP_TOKENS_MAX: usize = 1024;
@@ -119,6 +121,7 @@ pub struct CudaDevice {
     capacity: Capacity,
     job: Job,
     logits: Logits,
+    finder: Finder,
     sampler: Sampler,
     row: Vec<f32>, // (vocab)
     context: Context,
@@ -171,6 +174,7 @@ impl CudaDevice {
             events: held.events,
             kernels: held.kernels,
             upload: held.upload,
+            finder: held.finder,
             sampler: Sampler::new(plan.n_vocab),
             row: vec![0.0; plan.n_vocab],
             load_parts: held.parts,
@@ -235,6 +239,9 @@ impl CudaDevice {
                 flight.next_op = self.plan.ops.len();
             } else {
                 flight.next_op = self.run_group(flight.next_op, flight.tokens, flight.rows)?;
+            }
+            if flight.next_op == self.plan.ops.len() && flight.rows == Rows::Last {
+                self.look_ahead()?;
             }
             flight.newest = 1 - flight.newest;
             flight.flying += 1;
@@ -307,6 +314,7 @@ impl CudaDevice {
             Logits::All { rows, first } => {
                 let wanted = row / ROWS_MAX * ROWS_MAX;
                 if first != wanted {
+                    self.finder.forget();
                     self.head_rows(wanted, ROWS_MAX.min(rows - wanted))?;
                     self.logits = Logits::All {
                         rows,
@@ -317,37 +325,6 @@ impl CudaDevice {
             }
         }
     }
-
-    /// Copies a row of logits to the host.
-    fn fetch_row(&mut self, row: usize) -> Result<(), DeviceError> {
-        let at = self.logits_at(row)?;
-        let bytes = self.capacity.vocab * size_of::<f32>();
-        self.staging
-            .receive(&self.stream, &self.scratch, at, bytes)?;
-        self.stream.wait()?;
-        self.row
-            .copy_from_slice(bytemuck::cast_slice(&self.staging.as_slice()[..bytes]));
-        Ok(())
-    }
-
-    /// The likeliest token, found on the card; `None` where a logit is no number: the host then says which.
-    fn likeliest(&mut self, row: usize) -> Result<Option<u32>, DeviceError> {
-        let at = self.logits_at(row)?;
-        let base = self.scratch.at();
-        let parts = base + self.sizes.offset(Area::Choose) as u64;
-        let chosen_at = self.sizes.offset(Area::Chosen);
-        self.kernels.choose(
-            &self.stream,
-            base + at as u64,
-            self.capacity.vocab as u32,
-            (parts, base + chosen_at as u64),
-        )?;
-        self.staging
-            .receive(&self.stream, &self.scratch, chosen_at, 8)?;
-        self.stream.wait()?;
-        let words: &[u32] = bytemuck::cast_slice(&self.staging.as_slice()[..8]);
-        Ok((words[1] == u32::MAX && words[0] != u32::MAX).then_some(words[0]))
-    }
 }
 
 /// Sleeps: poll(2) of nothing.
@@ -357,22 +334,6 @@ fn nap(time: Duration) {
         tv_nsec: i64::from(time.subsec_nanos()),
     };
     rustix::event::poll(&mut [], Some(&time)).ok();
-}
-
-/// Whether the likeliest token of the row as it is will be drawn.
-fn is_plainly_greedy(step: &SampleStep<'_>) -> bool {
-    let p = step.params;
-    let greedy = p.temperature <= 0.0;
-    let plain = p.repetition_penalty == 1.0
-        && p.presence_penalty == 0.0
-        && p.frequency_penalty == 0.0
-        && p.dry.is_none();
-    greedy
-        && plain
-        && step.bias.is_empty()
-        && step.banned.is_empty()
-        && step.allowed.is_none()
-        && step.logprobs.is_none()
 }
 
 impl Device for CudaDevice {
@@ -396,7 +357,7 @@ impl Device for CudaDevice {
     fn forward(&mut self, step: Step<'_>) -> Result<(), DeviceError> {
         step.check(&self.capacity)?;
         self.stream.wait()?; // what an aborted step left, and the staging area that it read
-        self.logits = Logits::Stale;
+        self.forget_logits();
         self.describe(&step)?;
         let mut flight = Flight {
             rows: step.rows,
@@ -411,32 +372,12 @@ impl Device for CudaDevice {
     }
 
     fn sample(&mut self, step: SampleStep<'_>) -> Result<(), DeviceError> {
-        let chosen = if is_plainly_greedy(&step) {
-            self.likeliest(step.row)?
-        } else {
-            None
-        };
-        let sampled = match chosen {
-            Some(token) => Sampled {
-                token,
-                logprob: None,
-                top: TopLogprobs::default(),
-            },
-            None => {
-                self.fetch_row(step.row)?;
-                self.sampler
-                    .sample(&self.row, &step)
-                    .map_err(|e| DeviceError::Step(e.to_string()))?
-            }
-        };
-        self.job = Job::Done(Output::Sampled(sampled));
+        self.job = Job::Done(Output::Sampled(self.draw(&step)?));
         Ok(())
     }
 
     fn score(&mut self, row: usize, token: u32, top: usize) -> Result<(), DeviceError> {
-        self.fetch_row(row)?;
-        let scored =
-            sampling::score(&self.row, token, top).map_err(|e| DeviceError::Step(e.to_string()))?;
+        let scored = self.score_row(row, token, top)?;
         self.job = Job::Done(Output::Scored(scored));
         Ok(())
     }

@@ -1,11 +1,12 @@
 //! What a model takes on a card, and where each part lies: computed from the plan before a card is touched, so that `--check` needs none.
 
 use super::args::StepHeader;
-use super::launch::{CHOOSE_BLOCKS, SPLIT};
+use super::launch::{CHOOSE_BLOCKS, SEARCH_BLOCKS, SPLIT};
 use super::layout::{ALIGNMENT, MatrixLayout};
 use super::{KvType, Memory, PAGE_TOKENS, ROWS_MAX, STEP_TOKENS_MAX, element_bytes, positions};
 use crate::model::plan::{Op, Plan, RopeOp, Shape, TensorId};
 use crate::model::weights::Weights;
+use crate::sampling::TokenSet;
 
 /// Columns of f16 activations are padded with zeros to a multiple of this: a pass of `cuda/matmul.cu`.
 pub const HALF_COLS_STEP: usize = 128;
@@ -61,11 +62,17 @@ pub enum Area {
     Logits,
     /// Partial results of the choice of a token.
     Choose,
-    /// The token chosen.
-    Chosen,
+    /// Of a search of a row: the largest logits of its blocks, counts, and the mask of what is allowed.
+    Search,
 }
 
-const AREAS: usize = Area::Chosen as usize + 1;
+const AREAS: usize = Area::Search as usize + 1;
+
+/// Bytes of the largest logits in [`Area::Search`]: a logit and an id each.
+pub const SEARCH_LARGEST_BYTES: usize = SEARCH_BLOCKS * 8;
+
+/// Bytes of the counts behind them: `BINS` of `cuda/candidates.cu`, and one.
+pub const SEARCH_COUNTS_BYTES: usize = (1024 + 1) * 4;
 
 /// Widths of the activations, the widest of all layers.
 #[derive(Clone, Copy, Debug, Default)]
@@ -278,7 +285,10 @@ fn areas(plan: &Plan, w: Widths, pages: usize) -> ([usize; AREAS], usize) {
     }
     area(Area::Logits, ROWS_MAX * plan.n_vocab * 4);
     area(Area::Choose, CHOOSE_BLOCKS as usize * 12);
-    area(Area::Chosen, 8);
+    area(
+        Area::Search,
+        SEARCH_LARGEST_BYTES + SEARCH_COUNTS_BYTES + TokenSet::words(plan.n_vocab) * 4,
+    );
     // while the model is brought in, pieces of the file lie where the activations will be
     (at, end.max(UPLOAD_SLOTS * PIECE_BYTES))
 }
