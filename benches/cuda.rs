@@ -1,4 +1,5 @@
-//! How fast a card is, without a pipe: `cargo bench --features cuda --bench cuda -- MODEL [DEPTH]` prints decode and prefill tok/s and bytes a second.
+//! How fast a card is, without a pipe: `cargo bench --features cuda --bench cuda -- MODEL [prefill|decode] [STEP]` prints decode and prefill
+//! tok/s and bytes a second; prompts in steps of STEP tokens, as many as the device takes if none is given.
 
 #[cfg(feature = "cuda")]
 fn main() -> anyhow::Result<()> {
@@ -74,12 +75,18 @@ mod bench {
             .filter(|a| a != "--bench")
             .collect();
         let Some(path) = arguments.first() else {
-            eprintln!("usage: cargo bench --features cuda --bench cuda -- MODEL [prefill|decode]");
+            eprintln!(
+                "usage: cargo bench --features cuda --bench cuda -- MODEL [prefill|decode] [STEP]"
+            );
             return Ok(());
         };
         let (mut device, size) = open(path, 8448)?;
         let tokens: Vec<u32> = (0..8192u32).map(|i| 100 + i * 37 % 1000).collect();
-        let chunk = device.capacity().step_tokens_max;
+        let most = device.capacity().step_tokens_max;
+        let chunk = arguments
+            .get(2)
+            .map_or(Ok(most), |step| step.parse())?
+            .clamp(1, most);
         let only = arguments.get(1).map_or("", String::as_str);
         for n in [512, 2048, 8192].into_iter().filter(|_| only != "decode") {
             let mut times = Vec::new();

@@ -2,9 +2,11 @@
 //
 // route: the n_used largest of a token's router logits (of equal ones the lower number), with weights
 //   softmax over the chosen ones (gating 0), or the softmax over all (1), or that divided by the chosen ones' sum (2); all times `scale`.
+// group: sorts the slots (token t and its k-th expert is slot t * n_used + k) by expert, within an expert by number, each expert from a
+//   multiple of 8 on; and the tiles of at most `tile` rows in which each expert's are multiplied.
 // combine: x[t] += factor * sum_k weights[t][k] * y[t * n_used + k], k in order.
 // Shapes: logits (n_tokens, n_experts), ids and weights (n_tokens, n_used), y (n_tokens * n_used, width), x (n_tokens, width).
-#include "common.cuh"
+#include "matmul.cuh"
 
 struct Route {
     const float *logits;
@@ -52,6 +54,54 @@ extern "C" __global__ void __launch_bounds__(32) route(const __grid_constant__ R
     const float divisor = a.gating == 1 ? all : sum;
     __syncwarp();
     for (uint32_t k = lane; k < a.n_used; k += WARP) weights[k] = weights[k] / divisor * a.scale;
+}
+
+struct Group {
+    const uint32_t *ids;  // (n_slots)
+    Groups *groups;
+    ExpertTile *tiles;  // (n_slots / tile + n_experts)
+    uint32_t *order;    // (n_slots + 8 n_experts): the slot that a row is of, or NOBODY
+    uint32_t n_slots, n_experts;
+    uint32_t tile;
+};
+
+// One block an expert; dynamic shared memory: a count for each expert.
+extern "C" __global__ void __launch_bounds__(256) group(const __grid_constant__ Group a) {
+    extern __shared__ uint32_t counts[];
+    __shared__ uint32_t before[2], in_warp[8];
+    const uint32_t mine = blockIdx.x, thread = threadIdx.x, lane = thread % WARP, warp = thread / WARP;
+    let_next_start();
+    wait_for_inputs();
+    for (uint32_t e = thread; e < a.n_experts; e += blockDim.x) counts[e] = 0;
+    if (thread < 2) before[thread] = 0;
+    __syncthreads();
+    for (uint32_t s = thread; s < a.n_slots; s += blockDim.x) atomicAdd(counts + a.ids[s], 1u);
+    __syncthreads();
+    for (uint32_t e = thread; e < mine; e += blockDim.x) {
+        atomicAdd(before, (counts[e] + 7) / 8 * 8);
+        atomicAdd(before + 1, (counts[e] + a.tile - 1) / a.tile);
+    }
+    __syncthreads();
+    const uint32_t first = before[0], count = counts[mine], end = first + (count + 7) / 8 * 8;
+    const uint32_t first_tile = before[1], n_tiles = (count + a.tile - 1) / a.tile;
+    uint32_t placed = first;
+    for (uint32_t s0 = 0; s0 < a.n_slots; s0 += blockDim.x) {
+        const uint32_t s = s0 + thread;
+        const bool is_mine = s < a.n_slots && a.ids[s] == mine;
+        const uint32_t those = __ballot_sync(ALL, is_mine);
+        if (lane == 0) in_warp[warp] = __popc(those);
+        __syncthreads();
+        uint32_t at = placed + __popc(those & ((1u << lane) - 1));
+        for (uint32_t w = 0; w < 8; w++) {
+            if (w < warp) at += in_warp[w];
+            placed += in_warp[w];
+        }
+        if (is_mine) a.order[at] = s;
+        __syncthreads();
+    }
+    if (thread < end - first - count) a.order[first + count + thread] = NOBODY;
+    for (uint32_t i = thread; i < n_tiles; i += blockDim.x) a.tiles[first_tile + i] = {mine, first + i * a.tile, min(a.tile, count - i * a.tile), 0};
+    if (mine == a.n_experts - 1 && thread == 0) *a.groups = {first_tile + n_tiles, end};
 }
 
 extern "C" __global__ void combine(float *x, const float *y, const float *weights, uint32_t width, uint32_t n_used, float factor) {

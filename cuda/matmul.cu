@@ -1,34 +1,18 @@
-// Matrix times many vectors on the tensor cores: what a prompt is made of.
+// Matrix times many vectors on the tensor cores: what a prompt is made of; on Hopper matmul_hopper.cu does it.
 //
 //   y[t][r] = epilogue( scales[t] * sum_c half(w[r][c]) * x[t][c] + bias[r] )
 //
-// Shapes: w (rows, cols) in planes; x (n_tokens, x_stride) f16 with its row scales, zero from `cols` to x_stride; y (n_tokens, rows) f32.
+// Shapes: w (rows, cols) in planes; x (tokens, cols) f16 in panels (matmul.cuh), padded with zeros to 128 columns; y (n_tokens, rows) f32.
 // A block computes TILE_M rows for TILE_N tokens. Weights are decoded to f16 once a block, into shared memory, while the tensor cores work
 // on the columns before (m16n8k16, f32 accumulators). In pairs the tile's upper half are rows of the first segment, its lower half the
 // same rows of the second, and one warp holds both.
 // Bytes moved: the matrix once for every TILE_N tokens, from the second-level cache but for the first time; x once for every TILE_M rows.
 // The sum's order depends on the columns alone: a token's bits are the same whatever other tokens are in the step.
-#include "quant.cuh"
+#include "matmul.cuh"
 #include "tensor_core.cuh"
 
-#define TILE_M 128
 #define TILE_N 128
 #define THREADS 256
-
-struct Matmul {
-    Segment segments[3];
-    uint32_t n_segments;
-    uint32_t cols;  // padded
-    const __half *x;
-    const float *scales;  // (n_tokens)
-    uint32_t x_stride;    // a multiple of 128
-    uint32_t n_tokens;
-    uint32_t epilogue;
-    uint32_t activation;
-    float alpha, limit;
-    float scale;
-    float softcap;
-};
 
 // Sixteen bytes from global to shared memory, or zeros.
 __device__ __forceinline__ void copy16(__half *to, const __half *from, bool there) {
@@ -37,7 +21,7 @@ __device__ __forceinline__ void copy16(__half *to, const __half *from, bool ther
 }
 
 template <class F>
-struct Tile {
+struct Pass {
     static constexpr int K = F::PAD == 7 ? 128 : 64;            // columns a pass: whole blocks or halves of one
     static constexpr int PITCH = K + 8;                          // of a row in shared memory, in halves: no bank conflicts
     static constexpr int ROW_UNITS = K / F::UNIT;                // units a row and pass
@@ -47,17 +31,15 @@ struct Tile {
 
 template <class F>
 __device__ __forceinline__ void matmul(const Matmul &a) {
-    typedef Tile<F> S;
+    typedef Pass<F> S;
     extern __shared__ __align__(16) __half tiles[];
     __half *wt = tiles, *xt = tiles + 2 * TILE_M * S::PITCH;
     const bool pairs = a.epilogue == GATED;
-    const uint32_t step = pairs ? TILE_M / 2 : TILE_M;
-    uint32_t tile = blockIdx.y, segment = 0;
-    while (!pairs && segment + 1 < a.n_segments && tile >= (a.segments[segment].rows + step - 1) / step) {
-        tile -= (a.segments[segment].rows + step - 1) / step;
-        segment++;
-    }
-    const uint32_t row0 = tile * step, token0 = blockIdx.x * TILE_N;
+    let_next_start();
+    if (a.groups) wait_for_inputs();  // which weights are read is an input too
+    if (blockIdx.x >= count_tiles(a, TILE_N)) return;
+    const Tile at = tile_at(a, blockIdx.x, TILE_N);
+    const uint32_t segment = at.segment, row0 = at.row0;
     const uint32_t units = a.cols / F::UNIT, passes = (a.cols + S::K - 1) / S::K;
     const uint32_t thread = threadIdx.x, lane = thread % WARP, warp = thread / WARP;
 
@@ -74,7 +56,7 @@ __device__ __forceinline__ void matmul(const Matmul &a) {
             const Segment &s = a.segments[pairs ? row / (TILE_M / 2) : segment];
             const uint32_t mine = min(row0 + (pairs ? row % (TILE_M / 2) : row), s.rows - 1);
             const uint32_t u = min(pass * S::ROW_UNITS + j, units - 1);
-            raw[i] = F::load(row_of<F>(s.weights, mine), u);
+            raw[i] = F::load(row_of<F>(s.weights, (size_t)at.expert * s.rows + mine), u);
         }
     };
     auto store_w = [&](uint32_t pass) {
@@ -101,8 +83,8 @@ __device__ __forceinline__ void matmul(const Matmul &a) {
 #pragma unroll
         for (int i = 0; i < TILE_N * S::K / 8 / THREADS; i++) {
             const uint32_t k = thread + i * THREADS, row = k / (S::K / 8), c = k % (S::K / 8) * 8;
-            const bool there = token0 + row < a.n_tokens;
-            copy16(to + row * S::PITCH + c, a.x + (size_t)(there ? token0 + row : 0) * a.x_stride + pass * S::K + c, there);
+            const bool there = row < at.count;
+            copy16(to + row * S::PITCH + c, a.x + in_panels(a.x_rows, at.first + (there ? row : 0), pass * S::K + c), there);
         }
         asm volatile("cp.async.commit_group;");
     };
@@ -116,7 +98,6 @@ __device__ __forceinline__ void matmul(const Matmul &a) {
             for (int i = 0; i < 4; i++) acc[m][n][i] = 0.0f;
     const uint32_t wm = warp / 2 * 16, wn = warp % 2 * 64;
 
-    let_next_start();
     load_w(0);
     wait_for_inputs();
     copy_x(0);
@@ -156,24 +137,18 @@ __device__ __forceinline__ void matmul(const Matmul &a) {
     for (int n = 0; n < 8; n++) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            const uint32_t t = token0 + wn + 8 * n + 2 * (lane % 4) + i % 2;
-            if (t >= a.n_tokens) continue;
-            const float xs = a.scales[t];
+            const uint32_t token = wn + 8 * n + 2 * (lane % 4) + i % 2;
+            if (token >= at.count) continue;
+            const float xs = a.scales[at.first + token];
+            const uint32_t t = a.order ? a.order[at.first + token] : at.first + token;
 #pragma unroll
             for (int m = 0; m < 2; m++) {
                 if (pairs && m) continue;
                 const Segment &s = a.segments[segment];
                 const uint32_t r = row0 + 64 * m + wm + lane / 4 + 8 * (i / 2);
                 if (r >= s.rows) continue;
-                float y = acc[m][n][i] * xs + (s.bias ? s.bias[r] : 0.0f);
-                if (pairs) {
-                    const float up = acc[1][n][i] * xs + (a.segments[1].bias ? a.segments[1].bias[r] : 0.0f);
-                    y = gated(a.activation, y, up, a.alpha, a.limit);
-                } else if (a.epilogue == PLAIN) {
-                    y = activate(a.activation, y);
-                }
-                y *= a.scale;
-                if (a.softcap > 0.0f) y = a.softcap * tanhf(y / a.softcap);
+                const float up = pairs ? acc[1][n][i] * xs + bias_of(a.segments[1], at.expert, r) : 0.0f;
+                const float y = finish(a, acc[m][n][i] * xs + bias_of(s, at.expert, r), up);
                 float *to = s.out + (size_t)t * s.out_stride + r;
                 *to = a.epilogue == ADD ? *to + y : y;
             }

@@ -224,6 +224,35 @@ fn a_row_has_the_same_bits_whatever_the_others() {
 }
 
 #[test]
+fn tiles_of_any_width_give_the_same_bits() {
+    for kind in TensorType::ALL {
+        // so many rows that 513 tokens go through wider tiles than 100 do, and blocks through several of them
+        let shape = TinyLlama {
+            n_ff: 5120,
+            n_layers: 1,
+            ..TinyLlama::new(kind)
+        };
+        let tokens = tokens(513, shape.n_vocab);
+        let options = CpuOptions {
+            context: 768,
+            kv: KvType::F16,
+            isa: Isa::best(),
+        };
+        let mut cpu = common::cpu_device(shape.file(), options);
+        let theirs = common::forward(&mut cpu, &tokens, 0, 64, Rows::All);
+        let Some(mut device) = device(shape.file(), 768, KvType::F16) else {
+            return;
+        };
+        let wide = common::forward(&mut device, &tokens, 0, 513, Rows::All);
+        let off = difference(&wide, &theirs);
+        common::say(&format!("{}: {off:.1e}", kind.name()));
+        assert!(off < 6e-3, "{}: off by {off:e}", kind.name());
+        let narrow = common::forward(&mut device, &tokens, 0, 100, Rows::All);
+        assert!(wide == narrow, "{}", kind.name());
+    }
+}
+
+#[test]
 fn pages_may_lie_anywhere_and_move() {
     let shape = TinyLlama::new(TensorType::Q4_K);
     let tokens = tokens(300, shape.n_vocab);
@@ -379,6 +408,34 @@ fn every_architecture_says_what_its_reference_says() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A choice of experts has no tolerance, so that a few rows may go another way; the others agree.
+#[test]
+fn experts_say_together_what_they_say_one_by_one() {
+    let of_experts = |f: &Fixture| f.name.starts_with("gpt-oss") || f.name.ends_with("moe");
+    for fixture in fixtures().into_iter().filter(of_experts) {
+        let Some(mut device) = device(fixture.file, 512, KvType::F16) else {
+            return;
+        };
+        let tokens = tokens(500, device.capacity().vocab);
+        let single = common::forward(&mut device, &tokens, 0, 8, Rows::All);
+        let together = common::forward(&mut device, &tokens, 0, 500, Rows::All);
+        let agree =
+            |(a, b): &(&Vec<f32>, &Vec<f32>)| difference(&[a.to_vec()], &[b.to_vec()]) < 3e-2;
+        let n = together.iter().zip(&single).filter(agree).count();
+        common::say(&format!("{}: {n} of 500 rows agree", fixture.name));
+        assert!(n >= 450, "{}: {n} of 500 rows agree", fixture.name);
+        let in_two = [
+            common::forward(&mut device, &tokens[..200], 0, 200, Rows::All),
+            common::forward(&mut device, &tokens[200..], 200, 300, Rows::All),
+        ];
+        assert!(
+            in_two.concat() == together,
+            "{}: in two pieces",
+            fixture.name
+        );
+    }
 }
 
 #[test]

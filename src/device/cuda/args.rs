@@ -100,7 +100,7 @@ pub struct Matvec {
     pub end: u32,
 }
 
-/// `Matmul` of `cuda/matmul.cu`.
+/// `Matmul` of `cuda/matmul.cuh`.
 #[allow(
     missing_docs,
     reason = "the fields are those of the kernel\'s structure, which are told there"
@@ -113,7 +113,7 @@ pub struct Matmul {
     pub cols: u32,
     pub x: Address,
     pub scales: Address,
-    pub x_stride: u32,
+    pub x_rows: u32,
     pub n_tokens: u32,
     pub epilogue: u32,
     pub activation: u32,
@@ -121,6 +121,14 @@ pub struct Matmul {
     pub limit: f32,
     pub scale: f32,
     pub softcap: f32,
+    pub groups: Address,
+    pub tiles: Address,
+    pub order: Address,
+    pub w: Address,
+    pub w_rows: u32,
+    pub first_tile: u32,
+    pub row_tiles: u32,
+    pub end: u32,
 }
 
 /// `Embed` of `cuda/embed.cu`.
@@ -162,6 +170,10 @@ pub struct NormRows {
     pub eps: f32,
     pub scale: f32,
     pub add: u32,
+    pub groups: Address,
+    pub order: Address,
+    pub n_used: u32,
+    pub panel_rows: u32,
 }
 
 /// `Rope` of `cuda/rope.cu`.
@@ -268,6 +280,40 @@ pub struct Route {
     pub gating: u32,
     pub scale: f32,
     pub end: u32,
+}
+
+/// `Group` of `cuda/experts.cu`.
+#[allow(
+    missing_docs,
+    reason = "the fields are those of the kernel\'s structure, which are told there"
+)]
+#[derive(Clone, Copy, Debug, bytemuck::Pod, Zeroable)]
+#[repr(C)]
+pub struct Group {
+    pub ids: Address,
+    pub groups: Address,
+    pub tiles: Address,
+    pub order: Address,
+    pub n_slots: u32,
+    pub n_experts: u32,
+    pub tile: u32,
+    pub end: u32,
+}
+
+/// `Router` of `cuda/router.cu`.
+#[allow(
+    missing_docs,
+    reason = "the fields are those of the kernel\'s structure, which are told there"
+)]
+#[derive(Clone, Copy, Debug, bytemuck::Pod, Zeroable)]
+#[repr(C)]
+pub struct Router {
+    pub segment: Segment,
+    pub x: Address,
+    pub cols: u32,
+    pub width: u32,
+    pub x_stride: u32,
+    pub n_tokens: u32,
 }
 
 /// Arguments of `combine`.

@@ -3,7 +3,7 @@
 use cudarc::driver::DriverError;
 
 use super::args::{Address, Attend, AttendMany, Rope};
-use super::launch::{ATTEND_GROUPS, ATTEND_MANY_WIDTHS, Grid, SPLIT};
+use super::launch::{ATTEND_GROUPS, ATTEND_MANY, Grid, SPLIT};
 use super::sizes::{Area, wide};
 use super::{CudaDevice, KvType, PAGE_TOKENS, ROWS_MAX, kv_name};
 use crate::model::plan::{NormOp, RopeOp, TensorId};
@@ -154,15 +154,36 @@ impl CudaDevice {
     }
 
     pub(super) fn attend(&self, heads: Heads, scores: Scores, n: usize) -> Result<(), DriverError> {
-        if n > ROWS_MAX && ATTEND_MANY_WIDTHS.contains(&heads.dim) && self.kv == KvType::F16 {
-            return self.attend_many(heads, scores, n);
+        if n > ROWS_MAX
+            && self.kv == KvType::F16
+            && let Some(queries) = self.attend_many_queries(heads.dim)
+        {
+            return self.attend_many(heads, scores, n, queries);
         }
         (0..n)
             .step_by(ROWS_MAX)
             .try_for_each(|first| self.attend_few(heads, scores, first, ROWS_MAX.min(n - first)))
     }
 
-    fn attend_many(&self, heads: Heads, scores: Scores, n: usize) -> Result<(), DriverError> {
+    /// Queries of a block of `attend_many`, where there is one for such heads and this card.
+    fn attend_many_queries(&self, head_dim: usize) -> Option<usize> {
+        ATTEND_MANY
+            .into_iter()
+            .filter(|(width, _)| *width == head_dim)
+            .map(|(_, queries)| queries)
+            .find(|queries| {
+                self.kernels
+                    .has_shared(attend_many_bytes(head_dim, *queries))
+            })
+    }
+
+    fn attend_many(
+        &self,
+        heads: Heads,
+        scores: Scores,
+        n: usize,
+        queries: usize,
+    ) -> Result<(), DriverError> {
         let stride = (heads.n * heads.dim) as u32;
         let args = AttendMany {
             step: self.at(Area::Step),
@@ -181,14 +202,13 @@ impl CudaDevice {
             softcap: scores.softcap.unwrap_or(0.0),
             end: 0,
         };
-        let shared_bytes = 3 * 64 * (heads.dim + 8) * 2;
         let grid = Grid {
-            blocks: (n.div_ceil(64) as u32, heads.n as u32, 1),
+            blocks: (n.div_ceil(queries) as u32, heads.n as u32, 1),
             threads: 128,
-            shared_bytes,
+            shared_bytes: attend_many_bytes(heads.dim, queries),
         };
         self.kernels
-            .attend_many(heads.dim, &self.stream, grid, &args)
+            .attend_many((heads.dim, queries), &self.stream, grid, &args)
     }
 
     /// A launch has room for [`GROUP_MAX`] query heads of each key head. Where there are more, each key head has launches of its own.
@@ -278,4 +298,9 @@ impl CudaDevice {
         self.kernels
             .attend(kv_name(self.kv), built_for, &self.stream, grid, &args)
     }
+}
+
+/// Shared memory of a block of `attend_many`: its queries, and two tiles of 64 keys and values, each row padded by 16 bytes.
+fn attend_many_bytes(head_dim: usize, queries: usize) -> usize {
+    (queries + 4 * 64) * (head_dim + 8) * 2
 }

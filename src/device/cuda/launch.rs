@@ -6,7 +6,8 @@ use std::ffi::c_void;
 use cudarc::driver::{DriverError, result, sys};
 
 use super::args::{
-    Address, Attend, AttendMany, Combine, Embed, Matmul, Matvec, NormRows, Rope, Route, Search,
+    Address, Attend, AttendMany, Combine, Embed, Group, Matmul, Matvec, NormRows, Rope, Route,
+    Router, Search,
 };
 use super::driver::{Function, Module, Stream};
 use crate::quant::TensorType;
@@ -32,8 +33,9 @@ pub const MATVEC_THREADS: usize = 512;
 /// Query heads that share a key head, for which `attend` was built.
 pub const ATTEND_GROUPS: [usize; 4] = [1, 4, 8, 16];
 
-/// Widths of a head for which `attend_many` was built.
-pub const ATTEND_MANY_WIDTHS: [usize; 4] = [64, 96, 128, 256];
+/// Widths of a head and queries of a block for which `attend_many` was built; of a width what is best first.
+pub const ATTEND_MANY: [(usize, usize); 5] =
+    [(64, 128), (96, 128), (128, 128), (128, 64), (256, 64)];
 
 macro_rules! images {
     ($($name:literal),*) => {
@@ -42,18 +44,22 @@ macro_rules! images {
 }
 
 /// The fat binaries that the build made, by the names of their sources.
-static IMAGES: [(&str, &[u8]); 12] = images!(
+static IMAGES: [(&str, &[u8]); 16] = images!(
     "attend",
     "attend_many",
     "candidates",
     "choose",
     "embed",
+    "expand",
     "experts",
     "matmul",
+    "matmul_half",
+    "matmul_hopper",
     "matvec",
     "norm",
     "read",
     "rope",
+    "router",
     "split"
 );
 
@@ -61,7 +67,7 @@ static IMAGES: [(&str, &[u8]); 12] = images!(
 fn image_of(kernel: &str) -> &str {
     match kernel {
         "norm_rows" | "norm_half" | "share_rows" | "gate_rows" => "norm",
-        "route" | "combine" => "experts",
+        "route" | "group" | "combine" => "experts",
         "choose_parts" => "choose",
         other => {
             let begins = IMAGES.iter().filter(|(name, _)| other.starts_with(name));
@@ -78,6 +84,7 @@ pub struct Kernels {
     modules: Vec<Module>,
     found: HashMap<String, Kernel>,
     shared_max: usize,
+    hopper: bool,
 }
 
 /// A kernel that was found.
@@ -116,12 +123,26 @@ impl Kernels {
         let modules = IMAGES
             .iter()
             .map(|(_, image)| Module::load(image))
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<_>, _>>()?;
+        let place = IMAGES.iter().position(|(of, _)| *of == "matmul_hopper");
+        let hopper = place.and_then(|place| modules.get(place));
         Ok(Self {
+            // code for other cards has no such kernels
+            hopper: hopper.is_some_and(|m| m.function("matmul_hopper_F16").is_ok()),
             modules,
             found: HashMap::new(),
             shared_max,
         })
+    }
+
+    /// Whether a block may have so much shared memory on this card.
+    pub fn has_shared(&self, bytes: usize) -> bool {
+        bytes <= self.shared_max.saturating_sub(1024)
+    }
+
+    /// Whether the card and this build have the products of warpgroups.
+    pub fn has_hopper(&self) -> bool {
+        self.hopper
     }
 
     /// Finds a kernel, so that a launch only looks it up.
@@ -234,7 +255,7 @@ impl Kernels {
         self.launch("share_rows", stream, Grid::line(rows, 256, 0), args)
     }
 
-    /// `matmul` of a type.
+    /// `matmul` of a type, or on Hopper `matmul_hopper`.
     pub fn matmul(
         &self,
         kind: TensorType,
@@ -242,7 +263,34 @@ impl Kernels {
         grid: Grid,
         args: &Matmul,
     ) -> Result<(), DriverError> {
-        self.launch_struct(&format!("matmul_{}", kind.name()), stream, grid, args)
+        let on = if self.hopper {
+            "matmul_hopper"
+        } else {
+            "matmul"
+        };
+        self.launch_struct(&format!("{on}_{}", kind.name()), stream, grid, args)
+    }
+
+    /// `expand` of a type.
+    pub fn expand(
+        &self,
+        kind: TensorType,
+        stream: &Stream,
+        grid: Grid,
+        args: &Matmul,
+    ) -> Result<(), DriverError> {
+        self.launch_struct(&format!("expand_{}", kind.name()), stream, grid, args)
+    }
+
+    /// `matmul_half` for tiles of so many tokens, 128 or 256.
+    pub fn matmul_half(
+        &self,
+        tokens: usize,
+        stream: &Stream,
+        grid: Grid,
+        args: &Matmul,
+    ) -> Result<(), DriverError> {
+        self.launch_struct(&format!("matmul_half_{tokens}"), stream, grid, args)
     }
 
     /// `embed` of a type.
@@ -299,15 +347,20 @@ impl Kernels {
         self.launch_struct(&format!("attend_{kv}_{group}"), stream, grid, args)
     }
 
-    /// `attend_many`, for a width of [`ATTEND_MANY_WIDTHS`].
+    /// `attend_many`, for a width and a block's queries of [`ATTEND_MANY`].
     pub fn attend_many(
         &self,
-        width: usize,
+        (width, queries): (usize, usize),
         stream: &Stream,
         grid: Grid,
         args: &AttendMany,
     ) -> Result<(), DriverError> {
-        self.launch_struct(&format!("attend_many_{width}"), stream, grid, args)
+        self.launch_struct(
+            &format!("attend_many_{width}_{queries}"),
+            stream,
+            grid,
+            args,
+        )
     }
 
     /// `route`: one warp a token.
@@ -318,6 +371,23 @@ impl Kernels {
             Grid::line(args.n_tokens as usize, 32, 0),
             args,
         )
+    }
+
+    /// `group`: one block an expert.
+    pub fn group(&self, stream: &Stream, args: &Group) -> Result<(), DriverError> {
+        let experts = args.n_experts as usize;
+        self.launch_struct("group", stream, Grid::line(experts, 256, 4 * experts), args)
+    }
+
+    /// `router` of a type.
+    pub fn router(
+        &self,
+        kind: TensorType,
+        stream: &Stream,
+        grid: Grid,
+        args: &Router,
+    ) -> Result<(), DriverError> {
+        self.launch_struct(&format!("router_{}", kind.name()), stream, grid, args)
     }
 
     /// `combine`: x (n_tokens, width) += factor × the weighted sum of y (n_tokens × n_used, width).

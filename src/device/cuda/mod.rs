@@ -15,6 +15,7 @@ pub mod layout;
 mod load;
 mod ops;
 mod project;
+mod prompt;
 mod sample;
 mod sizes;
 mod trace;
@@ -45,7 +46,7 @@ use crate::model::weights::{Files, Weights};
 use crate::sampling::{SampleStep, Sampler};
 
 /// Most tokens a step holds: enough rows for the tensor cores, few enough that activations stay small.
-pub const STEP_TOKENS_MAX: usize = 1024;
+pub const STEP_TOKENS_MAX: usize = 2048;
 
 /// Most tokens that are multiplied as vectors, in f32; so many rows of logits are kept.
 pub const ROWS_MAX: usize = 8;

@@ -12,6 +12,7 @@ use super::args::{Address, Combine, Embed, NormRows, Route};
 use super::attention::{Heads, Scores};
 use super::launch::Grid;
 use super::project::{ActivationNumbers, Finish, Input, Part, activation, norm_numbers};
+use super::prompt::Slots;
 use super::sizes::Area;
 use super::{CudaDevice, ROWS_MAX, Rows};
 use crate::model::plan::{ExpertLinear, Hidden, Join, Linear, Matrix, NormOp, Op, Qkv, TensorId};
@@ -91,9 +92,9 @@ impl CudaDevice {
             } => of(l),
             Op::FfnOut { down, .. } => of(down),
             Op::Route { router, .. } => of(router),
-            // each token reads its experts' weights anew: they count many times over
-            Op::ExpertsIn { gate, up, .. } => 64 * (of_experts(gate) + of_experts(up)),
-            Op::ExpertsOut { down, .. } => 64 * of_experts(down),
+            // a few of each expert's rows fill a tile
+            Op::ExpertsIn { gate, up, .. } => 8 * (of_experts(gate) + of_experts(up)),
+            Op::ExpertsOut { down, .. } => 8 * of_experts(down),
         }
     }
 
@@ -396,18 +397,15 @@ impl CudaDevice {
             }
         };
         self.kernels.norm_rows(&self.stream, n, &args)?;
-        for first in (0..n).step_by(ROWS_MAX) {
-            let from = Input {
-                x: normed + (first * n_embd * 4) as u64,
-                ..self.stream(None)
-            };
-            let to = self.at(Area::Router) + (first * n_experts * 4) as u64;
-            self.project(
-                ROWS_MAX.min(n - first),
-                from,
-                &[Part::whole(router, (to, n_experts))],
-                Finish::SET,
-            )?;
+        let from = Input {
+            x: normed,
+            ..self.stream(None)
+        };
+        let part = Part::whole(router, (self.at(Area::Router), n_experts));
+        if n > ROWS_MAX {
+            self.router_of_many(n, from, &part)?;
+        } else {
+            self.project(n, from, &[part], Finish::SET)?;
         }
         let args = Route {
             logits: self.at(Area::Router),
@@ -440,6 +438,10 @@ impl CudaDevice {
             ..self.stream(None)
         };
         let parts = [gate, up].map(|e| self.expert_part(e, self.at(Area::ExpertHidden)));
+        if n > ROWS_MAX {
+            let slots = Slots::of(n, n_used, gate);
+            return self.experts_in_of_many(slots, from, parts, activation);
+        }
         self.experts(n, from, &parts, Finish::gated(activation), n_used)
     }
 
@@ -457,7 +459,11 @@ impl CudaDevice {
             norm: None,
         };
         let part = self.expert_part(down, self.at(Area::ExpertAdded));
-        self.experts_of_slots(n * n_used, from, &part)?;
+        if n > ROWS_MAX {
+            self.experts_out_of_many(Slots::of(n, n_used, down), from, part)?;
+        } else {
+            self.experts_of_slots(n * n_used, from, &part)?;
+        }
         let args = Combine {
             x: self.at(Area::X),
             y: self.at(Area::ExpertAdded),

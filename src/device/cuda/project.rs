@@ -1,4 +1,4 @@
-//! Products of matrices: vectors one by one in `matvec`, many at once in `matmul`, experts slot by slot.
+//! Products of matrices with a few vectors, one by one or slot by slot; `prompt.rs` has those with many.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -6,12 +6,13 @@ use std::ops::Range;
 use bytemuck::Zeroable;
 use cudarc::driver::DriverError;
 
-use super::args::{Address, Matmul, Matvec, NormRows, Segment, WeightRows, epilogue, norm_kind};
+use super::args::{Address, Matvec, Segment, WeightRows, epilogue, norm_kind};
 use super::launch::{
-    ATTEND_GROUPS, ATTEND_MANY_WIDTHS, Grid, Kernels, MATVEC_THREADS, MATVEC_TOKENS, matvec_name,
+    ATTEND_GROUPS, ATTEND_MANY, Grid, Kernels, MATVEC_THREADS, MATVEC_TOKENS, matvec_name,
 };
-use super::sizes::{Area, HALF_COLS_STEP};
-use super::{CudaDevice, KvType, ROWS_MAX, kv_name};
+use super::prompt::Rows;
+use super::sizes::Area;
+use super::{CudaDevice, KvType, ROWS_MAX, kv_name, prompt};
 use crate::model::plan::{ExpertLinear, Linear, NormOp, Plan, Shape, TensorId};
 use crate::model::spec::{Activation, Norm};
 use crate::model::weights::Weights;
@@ -26,13 +27,13 @@ const SLOTS_MAX: usize = 32 * 1024;
 /// Some rows of a matrix, and where their results go.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Part {
-    tensor: TensorId,
-    cols: usize,
-    first_row: usize,
-    rows: usize,
-    bias: Option<TensorId>,
-    out: Address,
-    out_stride: usize,
+    pub(super) tensor: TensorId,
+    pub(super) cols: usize,
+    pub(super) first_row: usize,
+    pub(super) rows: usize,
+    pub(super) bias: Option<TensorId>,
+    pub(super) out: Address,
+    pub(super) out_stride: usize,
 }
 
 impl Part {
@@ -155,17 +156,23 @@ pub fn prepare(
         for tokens in MATVEC_TOKENS {
             kernels.prepare(&matvec_name(kind, tokens))?;
         }
-        kernels.prepare(&format!("matmul_{}", kind.name()))?;
+        for name in prompt::matmul_names(kernels.has_hopper(), kind) {
+            kernels.prepare(&name)?;
+        }
+        kernels.prepare(&format!("router_{}", kind.name()))?;
         kernels.prepare(&format!("embed_{}", kind.name()))?;
     }
     let kv = kv_name(kv);
     for group in ATTEND_GROUPS {
         kernels.prepare(&format!("attend_{kv}_{group}"))?;
     }
-    for width in ATTEND_MANY_WIDTHS {
-        kernels.prepare(&format!("attend_many_{width}"))?;
+    for (width, queries) in ATTEND_MANY {
+        kernels.prepare(&format!("attend_many_{width}_{queries}"))?;
     }
     kernels.prepare(&format!("rope_append_{kv}"))?;
+    for name in prompt::names(kernels.has_hopper()) {
+        kernels.prepare(name)?;
+    }
     for name in [
         "norm_rows",
         "norm_half",
@@ -175,6 +182,7 @@ pub fn prepare(
         "choose_parts",
         "choose",
         "route",
+        "group",
         "combine",
     ] {
         kernels.prepare(name)?;
@@ -183,7 +191,7 @@ pub fn prepare(
 }
 
 impl CudaDevice {
-    fn kind(&self, part: &Part) -> TensorType {
+    pub(super) fn kind(&self, part: &Part) -> TensorType {
         self.weights.get(part.tensor).kind
     }
 
@@ -209,7 +217,7 @@ impl CudaDevice {
         finish: Finish,
     ) -> Result<(), DriverError> {
         if n > ROWS_MAX {
-            self.to_half(n, from)?;
+            self.to_half(n, from, Rows::Tokens)?;
         }
         let mut rest = parts;
         while let Some(first) = rest.first() {
@@ -231,7 +239,7 @@ impl CudaDevice {
         finish: Finish,
     ) -> Result<(), DriverError> {
         if n > ROWS_MAX {
-            return self.matmul(n, from, parts, finish);
+            return self.matmul(n, parts, finish, Rows::Tokens);
         }
         let a_token = shared_stride_bytes(self.kind(&parts[0]), parts[0].cols.next_multiple_of(32));
         let at_once = (ACTIVATION_BYTES_MAX / a_token).clamp(1, n);
@@ -326,7 +334,7 @@ impl CudaDevice {
         )
     }
 
-    fn segment(&self, part: &Part) -> Segment {
+    pub(super) fn segment(&self, part: &Part) -> Segment {
         Segment {
             weights: self.rows_from(part.tensor, part.first_row),
             out: part.out,
@@ -336,58 +344,6 @@ impl CudaDevice {
             rows: part.rows as u32,
             out_stride: part.out_stride as u32,
         }
-    }
-
-    /// Normalises rows into f16.
-    fn to_half(&self, n: usize, from: Input) -> Result<(), DriverError> {
-        let stride = from.width.next_multiple_of(HALF_COLS_STEP) as u32;
-        let mut args = NormRows {
-            x: from.x,
-            half_out: self.at(Area::Half),
-            scales: self.at(Area::HalfScales),
-            width: from.width as u32,
-            cols: stride,
-            x_stride: from.stride as u32,
-            out_stride: stride,
-            ..NormRows::zeroed()
-        };
-        if let Some(norm) = from.norm {
-            (args.norm, args.eps) = norm_numbers(norm.norm);
-            (args.weight, args.bias) = (self.tensor(norm.weight), self.optional(norm.bias));
-        }
-        self.kernels.norm_half(&self.stream, n, &args)
-    }
-
-    fn matmul(
-        &self,
-        n: usize,
-        from: Input,
-        parts: &[Part],
-        finish: Finish,
-    ) -> Result<(), DriverError> {
-        let mut args = Matmul::zeroed();
-        for (segment, part) in args.segments.iter_mut().zip(parts) {
-            *segment = self.segment(part);
-        }
-        (args.n_segments, args.n_tokens) = (parts.len() as u32, n as u32);
-        args.cols = parts[0].cols.next_multiple_of(32) as u32;
-        (args.x, args.scales) = (self.at(Area::Half), self.at(Area::HalfScales));
-        args.x_stride = from.width.next_multiple_of(HALF_COLS_STEP) as u32;
-        (args.epilogue, args.scale, args.softcap) = (finish.epilogue, finish.scale, finish.softcap);
-        (args.activation, args.alpha, args.limit) = finish.activation;
-        let tiles: usize = match finish.epilogue {
-            epilogue::GATED => parts[0].rows.div_ceil(64),
-            _ => parts.iter().map(|p| p.rows.div_ceil(128)).sum(),
-        };
-        let kind = self.kind(&parts[0]);
-        let pass = if pad_columns(kind) == 128 { 128 } else { 64 };
-        let shared_bytes = 2 * (128 + 128) * (pass + 8) * 2;
-        let grid = Grid {
-            blocks: (n.div_ceil(128) as u32, tiles as u32, 1),
-            threads: 256,
-            shared_bytes,
-        };
-        self.kernels.matmul(kind, &self.stream, grid, &args)
     }
 
     /// A projection of each expert; its results lie slot by slot.
@@ -480,16 +436,5 @@ fn shared_stride_bytes(kind: TensorType, cols: usize) -> usize {
     match kind {
         TensorType::F32 | TensorType::F16 | TensorType::BF16 => (cols + cols / 32 * 4 + 8) * 4,
         _ => cols.div_ceil(128) * 4 * 80,
-    }
-}
-
-/// Columns after which activations in shared memory are padded: 2^PAD of `cuda/quant.cuh`.
-const fn pad_columns(kind: TensorType) -> usize {
-    match kind {
-        TensorType::Q2_K | TensorType::Q3_K | TensorType::Q6_K => 128,
-        TensorType::Q4_K | TensorType::Q5_K => 64,
-        TensorType::F32 | TensorType::F16 | TensorType::BF16 | TensorType::Q8_K => 32,
-        TensorType::Q4_0 | TensorType::Q4_1 | TensorType::Q5_0 | TensorType::Q5_1 => 32,
-        TensorType::Q8_0 | TensorType::IQ4_NL | TensorType::IQ4_XS | TensorType::MXFP4 => 32,
     }
 }

@@ -11,6 +11,21 @@ use crate::sampling::TokenSet;
 /// Columns of f16 activations are padded with zeros to a multiple of this: a pass of `cuda/matmul.cu`.
 pub const HALF_COLS_STEP: usize = 128;
 
+/// Rows of f16 activations that a tile may read beyond the last one, and their scales: `cuda/products.cuh` works on whole tiles.
+const HALF_ROWS_BEYOND: usize = 256;
+
+/// Rows of sorted slots that are multiplied at once.
+pub const EXPERT_TILE: usize = 128;
+
+/// Columns of a panel: `cuda/matmul.cuh`.
+pub const PANEL: usize = 64;
+
+/// Rows of weights of a tile.
+pub const TILE_ROWS: usize = 128;
+
+/// Most bytes of decoded weights; of a larger matrix some rows are decoded and multiplied at a time.
+const EXPANDED_BYTES_MAX: usize = 128 << 20;
+
 /// Pieces of the file that are on their way to the card at once.
 pub const UPLOAD_SLOTS: usize = 4;
 
@@ -38,10 +53,12 @@ pub enum Area {
     Up,
     /// A projection that is normalised before it is added.
     Added,
-    /// Activations as f16, columns padded to [`HALF_COLS_STEP`].
+    /// Activations as f16 in panels, columns padded to [`HALF_COLS_STEP`].
     Half,
     /// Their rows' scales.
     HalfScales,
+    /// Weights as f16, decoded for one product at a time.
+    Expanded,
     /// The residual stream, normalised, for the experts.
     Normed,
     /// Logits of the router.
@@ -50,9 +67,15 @@ pub enum Area {
     ExpertIds,
     /// How much each counts.
     ExpertShares,
-    /// Hidden layers of the experts: (tokens × n_used, width).
+    /// `Groups` of `cuda/matmul.cuh`.
+    ExpertGroups,
+    /// Tiles of sorted slots.
+    ExpertTiles,
+    /// Which slot a row of the sorted ones is.
+    ExpertOrder,
+    /// Hidden layers of the experts: (tokens × n_used, width), or (sorted rows, width).
     ExpertHidden,
-    /// What the experts add: (tokens × n_used, n_embd).
+    /// What the experts add: (tokens × n_used, n_embd); or the second half of their hidden layers.
     ExpertAdded,
     /// Partial results of attention.
     Partial,
@@ -86,6 +109,7 @@ struct Widths {
     experts: usize,
     experts_used: usize,
     expert_hidden: usize,
+    expanded: usize,
 }
 
 /// Every size.
@@ -112,6 +136,23 @@ pub struct Sizes {
 
 /// The widest head.
 const HEAD_MAX: usize = 1024;
+
+/// Rows of so many slots, sorted, each expert's filled up to a multiple of 8.
+pub const fn sorted_rows(slots: usize, experts: usize) -> usize {
+    slots.next_multiple_of(8) + 8 * experts
+}
+
+/// Bytes that a tile of rows takes as f16.
+pub const fn expanded_tile_bytes(cols: usize) -> usize {
+    TILE_ROWS * cols.next_multiple_of(PANEL) * 2
+}
+
+/// Bytes of decoded weights for a product of so many rows in all, of so many matrices.
+fn expanded_bytes(rows: usize, matrices: usize, cols: usize) -> usize {
+    let tiles = rows.div_ceil(TILE_ROWS) + matrices;
+    let tile = expanded_tile_bytes(cols);
+    (tiles * tile).min(EXPANDED_BYTES_MAX.max(tile))
+}
 
 /// Width of a head in a page.
 pub const fn wide(head_dim: usize) -> usize {
@@ -178,6 +219,12 @@ impl Sizes {
     /// Where an area begins in the scratch memory.
     pub fn offset(&self, area: Area) -> usize {
         self.areas[area as usize]
+    }
+
+    /// Bytes of an area, at least; more where the next one begins later.
+    pub fn bytes(&self, area: Area) -> usize {
+        let next = self.areas.iter().filter(|at| **at > self.offset(area));
+        next.min().unwrap_or(&self.scratch_bytes) - self.offset(area)
     }
 
     /// Bytes of a page.
@@ -260,11 +307,20 @@ fn areas(plan: &Plan, w: Widths, pages: usize) -> ([usize; AREAS], usize) {
     area(Area::Hidden, tokens * w.hidden * 4);
     area(Area::Up, tokens * w.hidden * 4);
     area(Area::Added, tokens * plan.n_embd * 4);
+    let slots = tokens * w.experts_used;
+    let sorted = sorted_rows(slots, w.experts);
+    let padded = |cols: usize| cols.next_multiple_of(HALF_COLS_STEP);
+    let halves = tokens.next_multiple_of(8) * padded(w.cols);
+    let of_experts = sorted * padded(plan.n_embd.max(w.expert_hidden));
     area(
         Area::Half,
-        tokens * w.cols.next_multiple_of(HALF_COLS_STEP) * 2,
+        (halves.max(of_experts) + HALF_ROWS_BEYOND * PANEL) * 2,
     );
-    area(Area::HalfScales, tokens * 4);
+    area(
+        Area::HalfScales,
+        (tokens.max(sorted) + HALF_ROWS_BEYOND) * 4,
+    );
+    area(Area::Expanded, w.expanded);
     let splits = positions(pages).div_ceil(SPLIT);
     area(
         Area::Partial,
@@ -272,15 +328,20 @@ fn areas(plan: &Plan, w: Widths, pages: usize) -> ([usize; AREAS], usize) {
     );
     area(Area::Arrived, ROWS_MAX * w.heads * 4);
     if w.experts > 0 {
-        let slots = tokens * w.experts_used;
         area(Area::Normed, tokens * plan.n_embd * 4);
         area(Area::Router, tokens * w.experts * 4);
         area(Area::ExpertIds, slots * 4);
         area(Area::ExpertShares, slots * 4);
-        area(Area::ExpertHidden, slots * w.expert_hidden * 4);
+        area(Area::ExpertGroups, 8);
+        area(
+            Area::ExpertTiles,
+            (slots.div_ceil(EXPERT_TILE) + w.experts) * 16,
+        );
+        area(Area::ExpertOrder, (sorted + HALF_ROWS_BEYOND) * 4);
+        area(Area::ExpertHidden, sorted * w.expert_hidden * 4);
         area(
             Area::ExpertAdded,
-            slots * plan.n_embd.max(w.expert_hidden) * 4,
+            (slots * plan.n_embd).max(sorted * w.expert_hidden) * 4,
         );
     }
     area(Area::Logits, ROWS_MAX * plan.n_vocab * 4);
@@ -309,6 +370,9 @@ fn widths(plan: &Plan) -> Result<Widths, String> {
                 w.q = w.q.max(n_heads * head_dim);
                 w.kv = w.kv.max(n_kv_heads * head_dim);
                 w.cols = w.cols.max(n_heads * head_dim);
+                let (q, kv) = (n_heads * head_dim, n_kv_heads * head_dim);
+                let here = expanded_bytes(q + 2 * kv, 3, plan.n_embd);
+                w.expanded = w.expanded.max(here);
             }
             Op::Attend {
                 n_heads, head_dim, ..
@@ -324,6 +388,8 @@ fn widths(plan: &Plan) -> Result<Widths, String> {
             Op::FfnIn { hidden, .. } => {
                 w.hidden = w.hidden.max(hidden.n_ff());
                 w.cols = w.cols.max(hidden.n_ff());
+                let here = expanded_bytes(2 * hidden.n_ff(), 2, plan.n_embd);
+                w.expanded = w.expanded.max(here);
             }
             Op::Route { router, n_used, .. } => {
                 w.experts = w.experts.max(router.matrix.rows);
@@ -333,11 +399,11 @@ fn widths(plan: &Plan) -> Result<Widths, String> {
             Op::ExpertsOut { join, .. } if join.norm.is_some() => {
                 return Err("a norm of what the experts add".to_owned());
             }
-            Op::Embed { .. }
-            | Op::AttnOut { .. }
-            | Op::FfnOut { .. }
-            | Op::ExpertsOut { .. }
-            | Op::Head { .. } => {}
+            Op::AttnOut { proj, .. } | Op::FfnOut { down: proj, .. } => {
+                let here = expanded_bytes(proj.matrix.rows, 1, proj.matrix.cols);
+                w.expanded = w.expanded.max(here);
+            }
+            Op::Embed { .. } | Op::ExpertsOut { .. } | Op::Head { .. } => {}
         }
     }
     Ok(w)
