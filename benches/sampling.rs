@@ -1,10 +1,13 @@
 //! What drawing a token costs: `cargo bench --bench sampling` prints microseconds a token over a vocabulary of 152,064, on one core.
 
+#[path = "../tests/common/row_part.rs"]
+mod row_part;
+
 use std::hint::black_box;
 use std::time::Instant;
 
 use worker_orcd::sampling::{
-    DryParams, SampleStep, Sampler, SamplingParams, TokenSet, Window, XtcParams, uniform,
+    Decision, DryParams, SampleStep, Sampler, SamplingParams, TokenSet, Window, XtcParams, uniform,
 };
 
 const VOCAB: usize = 152_064;
@@ -38,6 +41,29 @@ fn micros(logits: &[f32], step: SampleStep<'_>) -> f64 {
         .collect();
     times.sort_by(f64::total_cmp);
     times[times.len() / 2]
+}
+
+/// The same for draws from what a card finds in the row.
+fn micros_of_part(logits: &[f32], step: SampleStep<'_>) -> String {
+    let found = row_part::find(logits, None, step.params.temperature, true);
+    let mut sampler = Sampler::new(VOCAB);
+    let mut undecided = 0;
+    let mut times: Vec<f64> = (0..DRAWS)
+        .map(|index| {
+            let step = SampleStep {
+                uniform: uniform(1, index),
+                ..step
+            };
+            let begin = Instant::now();
+            let decision = sampler.sample_part(black_box(&found.part()), &step);
+            let took = begin.elapsed().as_secs_f64() * 1e6;
+            undecided += u64::from(matches!(decision, Decision::Undecided(_)));
+            took
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    let median = times[times.len() / 2];
+    format!("{median:.1} µs, undecided {undecided} of {DRAWS}")
 }
 
 /// Every stage at work.
@@ -102,7 +128,11 @@ fn main() {
             },
             _ => plain,
         };
-        eprintln!("{name}: {:.0} µs", micros(&logits, step));
+        eprintln!(
+            "{name}: {:.0} µs; from a part of the row {}",
+            micros(&logits, step),
+            micros_of_part(&logits, step)
+        );
     }
     let step = SampleStep {
         logprobs: Some(20),

@@ -17,6 +17,9 @@ fn main() {
     for name in ["NVCC", "CUDA_HOME", "VIRTUAL_ENV", "WORKER_ORCD_CUDA_ARCHS"] {
         println!("cargo::rerun-if-env-changed={name}");
     }
+    // "debug" or "release", for what is said of measured speed
+    let profile = std::env::var("PROFILE").unwrap_or_default();
+    println!("cargo::rustc-env=WORKER_ORCD_PROFILE={profile}");
     if std::env::var_os("CARGO_FEATURE_CUDA").is_none() {
         return;
     }

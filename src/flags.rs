@@ -15,10 +15,18 @@ use worker_orcd::log::{Format, Level};
 use worker_orcd::worker::ClockMode;
 use worker_orcd_protocol::{Exit, limits as wire};
 
+/// With the build: speed is not to be compared without it.
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (",
+    env!("WORKER_ORCD_PROFILE"),
+    " build)"
+);
+
 /// Owns one device and one language model and speaks newline-delimited JSON-RPC: requests come in on stdin, answers and tokens go out
 /// on stdout, the log goes to stderr. The end of stdin ends the worker when everything is answered.
 #[derive(Clone, Debug, Parser)]
-#[command(version, after_long_help = after_help(), max_term_width = 110)]
+#[command(version = VERSION, after_long_help = after_help(), max_term_width = 110)]
 pub struct Flags {
     /// The model: a GGUF file (of a model in several any one, or their folder), or "fake:KEY=VALUE,…" for a model without a file, to test whoever spawns this process: see below
     #[arg(long, value_name = "FILE", required_unless_present = "print_schema", value_parser = OsStringValueParser::new().try_map(parse_model))]
@@ -111,6 +119,12 @@ pub struct Flags {
     #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with_all = ["trace", "prompt", "input", "check", "print_plan", "print_schema"])]
     pub trace_ids: Vec<u32>,
 
+    /// Measure the device without a pipe and print the figures as JSON, for `orcd bench`: any of decode, decode:DEPTH, prefill, prefill:TOKENS,
+    /// sampling and load, separated by commas; then exit
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = parse_measure,
+        conflicts_with_all = ["trace", "trace_ids", "prompt", "input", "check", "print_plan", "print_schema"])]
+    pub bench: Vec<Measure>,
+
     /// Print the JSON Schema of the protocol, and exit
     #[arg(long)]
     pub print_schema: bool,
@@ -171,6 +185,19 @@ impl std::fmt::Display for DeviceChoice {
             DeviceChoice::Cuda(number) => write!(f, "cuda:{number}"),
         }
     }
+}
+
+/// What `--bench` measures; a number that is left out stands for the usual ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// Steps of one token after so many others.
+    Decode(Option<usize>),
+    /// A prompt of so many tokens.
+    Prefill(Option<usize>),
+    /// Drawing a token.
+    Sampling,
+    /// The parts of the load.
+    Load,
 }
 
 /// Numbers of the KV cache.
@@ -249,6 +276,30 @@ fn parse_device(value: &str) -> Result<DeviceChoice, String> {
     }
 }
 
+fn parse_measure(value: &str) -> Result<Measure, String> {
+    let (name, number) = match value.split_once(':') {
+        None => (value, None),
+        Some((name, number)) => {
+            let number = number
+                .parse()
+                .ok()
+                .filter(|n| (1..=limits::CONTEXT_MAX).contains(n));
+            let wrong = || format!("{value}: a number of tokens from 1 is needed after the colon");
+            (name, Some(number.ok_or_else(wrong)?))
+        }
+    };
+    match (name, number) {
+        ("decode", depth) => Ok(Measure::Decode(depth)),
+        ("prefill", tokens) => Ok(Measure::Prefill(tokens)),
+        ("sampling", None) => Ok(Measure::Sampling),
+        ("load", None) => Ok(Measure::Load),
+        (_, _) => Err(
+            "decode, decode:DEPTH, prefill, prefill:TOKENS, sampling and load can be measured"
+                .to_owned(),
+        ),
+    }
+}
+
 fn check_worker_id(id: String) -> Result<String, String> {
     let (len, max) = (id.len(), limits::WORKER_ID_BYTES_MAX);
     if (1..=max).contains(&len) {
@@ -305,6 +356,20 @@ mod tests {
         assert_eq!(parse_device("cuda:3"), Ok(DeviceChoice::Cuda(3)));
         for wrong in ["", "gpu", "cuda", "cuda:", "cuda:-1", "cuda:x", "CPU"] {
             assert!(parse_device(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn measures() {
+        assert_eq!(parse_measure("decode"), Ok(Measure::Decode(None)));
+        assert_eq!(parse_measure("decode:16"), Ok(Measure::Decode(Some(16))));
+        assert_eq!(
+            parse_measure("prefill:512"),
+            Ok(Measure::Prefill(Some(512)))
+        );
+        assert_eq!(parse_measure("load"), Ok(Measure::Load));
+        for wrong in ["", "speed", "decode:", "decode:0", "decode:x", "load:3"] {
+            assert!(parse_measure(wrong).is_err(), "{wrong:?}");
         }
     }
 

@@ -119,7 +119,7 @@ fn check(load: &FileLoad, flags: &Flags) -> Result<Value, LoadError> {
             "weights_bytes": memory.weights_bytes,
             "kv_bytes": memory.kv_bytes,
             "scratch_bytes": memory.scratch_bytes,
-            "total_bytes": memory.weights_bytes + memory.kv_bytes + memory.scratch_bytes,
+            "total_bytes": memory.total_bytes(),
         },
     }))
 }
@@ -167,7 +167,7 @@ fn check_device(flags: &Flags) -> Result<(), LoadError> {
 }
 
 /// The same error that `fatal` would carry.
-fn refused(error: &LoadError, flags: &Flags) -> (String, Exit) {
+pub fn refused(error: &LoadError, flags: &Flags) -> (String, Exit) {
     let model = flags.model.as_ref().map(ModelChoice::name);
     let device = flags.device.map(|device| device.to_string());
     let (exit, error) = load_error(

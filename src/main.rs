@@ -1,5 +1,6 @@
 //! The worker process: flags, the device, the loop.
 
+mod bench;
 mod flags;
 mod inspect;
 mod process;
@@ -27,7 +28,8 @@ fn main() -> ExitCode {
         error.exit();
     }
     widen_stack();
-    match (inspect::inspect(&flags), &flags.model) {
+    let told = inspect::inspect(&flags).or_else(|| bench::bench(&flags));
+    match (told, &flags.model) {
         (Some(exit), _) => ExitCode::from(exit.code()),
         (None, Some(model)) => run(&flags, model),
         // Only a flag that is answered above comes without a model.

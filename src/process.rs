@@ -73,9 +73,19 @@ impl Process {
             self.worker.tick(now);
             self.write(now);
             if self.worker.wants_work(self.pressure()) {
-                let now = Instant::now();
-                self.worker.step(now, now + limits::SLICE);
-                self.write(now);
+                self.work();
+            }
+        }
+    }
+
+    /// One piece of work, and what follows from it at once: what the device has done is looked at, and it gets its next piece, before
+    /// anything is written.
+    fn work(&mut self) {
+        loop {
+            let now = Instant::now();
+            self.worker.step(now, now + limits::SLICE);
+            if !self.worker.has_landed() {
+                return self.write(now);
             }
         }
     }

@@ -109,13 +109,13 @@ pub enum Then {
     Sample,
 }
 
-/// What a drawn token came to.
+/// What a token of the output says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pushed {
+pub struct Read {
     /// Text that is now certain: whole characters, no part of a stop string. Often "".
     pub text: String,
-    /// `Some` when this was the last token; then [`Session::end`] is to follow.
-    pub finish: Option<Finish>,
+    /// The stop string that is complete with it: its place in the request's list. Then the output ends with this token.
+    pub stop: Option<usize>,
 }
 
 /// One generation.
@@ -242,31 +242,39 @@ impl Session {
         self.position = (self.position + tokens).min(self.tokens.len());
     }
 
-    /// Notes a drawn token.
-    pub fn push(&mut self, token: u32, kind: TokenKind<'_>) -> Pushed {
+    /// Notes a drawn token, whose text is read later: `Some` when it is the last one, unless a stop string in the text that is not read
+    /// yet comes first. Then [`Session::end`] is to follow.
+    pub fn push(&mut self, token: u32, kind: TokenKind<'_>) -> Option<Finish> {
         self.tokens.push(token);
-        let mut text = String::new();
         if self.stop_tokens.contains(&token) {
-            let finish = Some(Finish::StopToken(token));
-            return Pushed { text, finish };
+            return Some(Finish::StopToken(token));
         }
-        let matched = match kind {
-            TokenKind::Text(bytes) if self.completion_tokens() <= self.min_tokens => {
+        if kind == TokenKind::EndOfGeneration && self.at_end == AtEnd::Finish {
+            return Some(Finish::EndOfGeneration);
+        }
+        (self.tokens.len() >= self.tokens_max).then_some(self.at_tokens_max)
+    }
+
+    /// Reads the text of token number `index` of the output, which was pushed. Tokens are read once each, in their order. Where a stop
+    /// string is complete, what was pushed after the token is no part of the output any more.
+    pub fn read(&mut self, index: usize, kind: TokenKind<'_>) -> Read {
+        let mut text = String::new();
+        let at = self.prompt_tokens + index;
+        let is_stop = |token| self.stop_tokens.contains(token);
+        let stop = match kind {
+            TokenKind::Text(_) if self.tokens.get(at).is_some_and(is_stop) => None,
+            TokenKind::Text(bytes) if index < self.min_tokens => {
                 text = self.decoder.push(bytes);
                 None
             }
             TokenKind::Text(bytes) => self.stops.push(&self.decoder.push(bytes), &mut text),
             TokenKind::Control | TokenKind::EndOfGeneration => None,
         };
-        let full = self.tokens.len() >= self.tokens_max;
-        let finish = match (matched, kind) {
-            (Some(index), _) => Some(Finish::StopString(index)),
-            (None, TokenKind::EndOfGeneration) if self.at_end == AtEnd::Finish => {
-                Some(Finish::EndOfGeneration)
-            }
-            (None, _) => full.then_some(self.at_tokens_max),
-        };
-        Pushed { text, finish }
+        if stop.is_some() {
+            self.tokens.truncate(at + 1);
+            self.position = self.position.min(at + 1);
+        }
+        Read { text, stop }
     }
 
     /// Ends the generation: the text still held back. Half a character that was left completes to
@@ -381,23 +389,30 @@ mod tests {
         ] {
             let mut session = session(5, 8, max_tokens);
             let finishes: Vec<_> = (0..tokens)
-                .map(|_| session.push(1, TokenKind::Text(b"x")).finish)
+                .map(|_| session.push(1, TokenKind::Text(b"x")))
                 .collect();
             assert_eq!(finishes.last(), Some(&Some(want)), "{max_tokens:?}");
             assert!(finishes.iter().rev().skip(1).all(Option::is_none));
         }
     }
 
+    /// Pushes a token and reads it.
+    fn say(session: &mut Session, token: u32, kind: TokenKind<'_>) -> (String, Option<Finish>) {
+        let finish = session.push(token, kind);
+        let Read { text, stop } = session.read(session.completion_tokens() - 1, kind);
+        (text, stop.map(Finish::StopString).or(finish))
+    }
+
     #[test]
     fn the_models_end_comes_before_the_limit_and_a_stop_string_before_both() {
         let mut ended = session(5, 100, Some(1));
         assert_eq!(
-            ended.push(1, TokenKind::EndOfGeneration).finish,
+            say(&mut ended, 1, TokenKind::EndOfGeneration).1,
             Some(Finish::EndOfGeneration)
         );
         let mut stopped = session(5, 100, Some(1));
         assert_eq!(
-            stopped.push(1, TokenKind::Text(b"a stop b")).finish,
+            say(&mut stopped, 1, TokenKind::Text(b"a stop b")).1,
             Some(Finish::StopString(0))
         );
         assert_eq!(stopped.end(Finish::StopString(0)), "");
@@ -406,11 +421,25 @@ mod tests {
     #[test]
     fn a_stop_token_ends_it_before_everything_else_and_has_no_text() {
         let mut session = session(5, 100, Some(2));
-        assert_eq!(session.push(1, TokenKind::Text(b"a st")).text, "a ");
-        let Pushed { text, finish } = session.push(8, TokenKind::Text(b"op"));
+        assert_eq!(say(&mut session, 1, TokenKind::Text(b"a st")).0, "a ");
+        let (text, finish) = say(&mut session, 8, TokenKind::Text(b"op"));
         assert_eq!((text.as_str(), finish), ("", Some(Finish::StopToken(8))));
         assert_eq!(session.end(Finish::StopToken(8)), "st");
         assert_eq!(session.completion_tokens(), 2);
+    }
+
+    #[test]
+    fn what_was_pushed_after_a_stop_string_is_no_part_of_the_output() {
+        let mut session = session(5, 100, None);
+        let kinds = ["a", "st", "op", "b"].map(|text| TokenKind::Text(text.as_bytes()));
+        for (token, kind) in (1..).zip(kinds) {
+            assert_eq!(session.push(token, kind), None);
+        }
+        let read: Vec<Read> = (0..3).map(|i| session.read(i, kinds[i])).collect();
+        let texts: Vec<&str> = read.iter().map(|read| read.text.as_str()).collect();
+        assert_eq!((texts, read[2].stop), (vec!["a", "", ""], Some(0)));
+        assert_eq!(session.completion_tokens(), 3);
+        assert_eq!(session.tokens()[5..], [1, 2, 3]);
     }
 
     #[test]
@@ -420,9 +449,9 @@ mod tests {
             session.min_tokens = min_tokens;
             let mut text = String::new();
             for piece in pieces {
-                let pushed = session.push(1, TokenKind::Text(piece.as_bytes()));
-                text.push_str(&pushed.text);
-                if pushed.finish.is_some() {
+                let (said, finish) = say(&mut session, 1, TokenKind::Text(piece.as_bytes()));
+                text.push_str(&said);
+                if finish.is_some() {
                     return (text, true);
                 }
             }
@@ -439,9 +468,9 @@ mod tests {
     #[test]
     fn what_is_held_back_comes_with_the_end() {
         let mut session = session(5, 100, None);
-        assert_eq!(session.push(1, TokenKind::Text(b"a st")).text, "a ");
-        assert_eq!(session.push(1, TokenKind::Text(b"\xc3")).text, "");
-        assert_eq!(session.push(1, TokenKind::Control).text, "");
+        assert_eq!(say(&mut session, 1, TokenKind::Text(b"a st")).0, "a ");
+        assert_eq!(say(&mut session, 1, TokenKind::Text(b"\xc3")).0, "");
+        assert_eq!(say(&mut session, 1, TokenKind::Control).0, "");
         assert_eq!(session.end(Finish::Cancelled), "st\u{fffd}");
     }
 }

@@ -1,7 +1,7 @@
 //! Flags that several commands share.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
@@ -63,6 +63,16 @@ impl WorkerArgs {
 }
 
 impl WorkerLine {
+    /// The worker's binary.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// The model: a file, or `fake:…`.
+    pub fn model(&self) -> &Path {
+        &self.model
+    }
+
     /// The worker's command line.
     pub fn command(&self) -> Command {
         let mut command = client::command(&self.program, &self.model, &self.device);

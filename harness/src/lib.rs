@@ -6,6 +6,7 @@
 pub mod args;
 pub mod ask;
 pub mod bench;
+pub mod bundle;
 pub mod chat;
 pub mod client;
 pub mod conformance;

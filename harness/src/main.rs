@@ -5,7 +5,9 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use worker_orcd_harness::talk::{Interrupted, WorkerEnded};
-use worker_orcd_harness::{ask, bench, chat, conformance, fetch, golden, out, synth, trace};
+use worker_orcd_harness::{
+    ask, bench, bundle, chat, conformance, fetch, golden, out, synth, trace,
+};
 
 /// Spawns worker-orcd the way an orchestrator does: one process, one model, a pipe on each side.
 #[derive(Debug, Parser)]
@@ -35,9 +37,11 @@ enum Command {
     /// Record what every operation of a model gives, and compare two such traces
     #[command(subcommand)]
     Trace(trace::TraceCommand),
-    /// Measure the worker through its pipe
+    /// Measure the worker by itself and through its pipe, and draw what was measured
     #[command(subcommand)]
     Bench(bench::BenchCommand),
+    /// Pack tests, benches and both programs into one folder that runs where there is a card and no Rust
+    Bundle(bundle::BundleArgs),
     /// Write a model of random weights in the shape of a well-known one, to measure speed with
     Synth(synth::SynthArgs),
 }
@@ -58,6 +62,7 @@ fn run(command: &Command) -> Result<()> {
         Command::Conformance(args) => conformance::run(args),
         Command::Trace(command) => trace::run(command),
         Command::Bench(command) => bench::run(command),
+        Command::Bundle(args) => bundle::run(args),
         Command::Synth(args) => synth::run(args),
         Command::Fetch => out::print_line(&fetch::default_model()?.display().to_string()),
     }

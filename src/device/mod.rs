@@ -5,7 +5,7 @@ pub mod cpu;
 pub mod cuda;
 pub mod fake;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::sampling::{SampleStep, Sampled, Scored};
 
@@ -147,6 +147,13 @@ pub struct Memory {
     pub scratch_bytes: u64,
 }
 
+impl Memory {
+    /// All of it.
+    pub fn total_bytes(&self) -> u64 {
+        self.weights_bytes + self.kv_bytes + self.scratch_bytes
+    }
+}
+
 /// What a card says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Card {
@@ -198,6 +205,11 @@ pub struct Shown<'a> {
 pub trait Device {
     /// Brings weights into place until `until`; called again until `processed == total`. Nothing else is called before.
     fn load_some(&mut self, until: Instant) -> Result<LoadProgress, DeviceError>;
+
+    /// Does a millisecond's worth of what a load has left behind, such as letting go of the files; whether there is more of it.
+    fn tidy(&mut self) -> bool {
+        false
+    }
 
     /// Starts a step. Its keys and values are written to its pages at `position..position + tokens.len()`.
     fn forward(&mut self, step: Step<'_>) -> Result<(), DeviceError>;
@@ -256,6 +268,17 @@ pub trait Device {
     /// Whether everything that the device holds lies in its own memory still. Cheap enough to be asked now and then.
     fn is_resident(&mut self) -> Result<bool, DeviceError> {
         Ok(true)
+    }
+
+    /// Bytes a second that the device reads from its own memory, measured now; `None` where that is the host's. For benches, while nothing is
+    /// under way: it takes some milliseconds.
+    fn read_bandwidth(&mut self) -> Result<Option<f64>, DeviceError> {
+        Ok(None)
+    }
+
+    /// What setting the device up and bringing the weights in consisted of, as far as the device tells: name and time of each part.
+    fn load_parts(&self) -> Vec<(&'static str, Duration)> {
+        Vec::new()
     }
 
     /// What the device was built for.

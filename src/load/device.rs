@@ -58,6 +58,26 @@ pub(super) struct Parts {
     pub(super) kv: KvType,
 }
 
+/// Whether there is such a device at all: that is told before a file is looked at.
+pub(super) fn find(target: Target) -> Result<(), LoadError> {
+    match target {
+        Target::Cpu => Ok(()),
+        #[cfg(feature = "cuda")]
+        Target::Cuda(number) => {
+            use crate::device::cuda::{CudaError, driver};
+            let ordinal = number as usize;
+            match driver::find(ordinal) {
+                Ok(_) => Ok(()),
+                Err(source) => Err(LoadError::NoDevice(
+                    CudaError::Open { ordinal, source }.to_string(),
+                )),
+            }
+        }
+        #[cfg(not(feature = "cuda"))]
+        Target::Cuda(number) => Err(LoadError::NoDevice(no_card(number))),
+    }
+}
+
 /// Sets up the device; the weights come later, in pieces. Also what it is called.
 pub(super) fn open(target: Target, parts: Parts) -> Result<(Box<dyn Device>, String), LoadError> {
     match target {

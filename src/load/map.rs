@@ -3,9 +3,10 @@
 use std::cell::Cell;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::rc::Rc;
 
-use memmap2::{Advice, Mmap};
+use memmap2::{Advice, Mmap, UncheckedAdvice};
 
 use crate::model::weights::Files;
 
@@ -22,6 +23,15 @@ pub(super) struct Mapped {
 impl Files for Rc<Mapped> {
     fn file(&self, number: usize) -> &[u8] {
         self.files.get(number).map_or(&[], |file| file)
+    }
+
+    fn forget(&self, number: usize, bytes: Range<usize>) {
+        let Some(file) = self.files.get(number) else {
+            return;
+        };
+        // SAFETY: the mapping is shared and never written to, so pages that are read all the same come back as they were.
+        unsafe { file.unchecked_advise_range(UncheckedAdvice::DontNeed, bytes.start, bytes.len()) }
+            .ok();
     }
 }
 

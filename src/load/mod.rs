@@ -15,7 +15,7 @@ use crate::gguf::{Gguf, Metadata, TensorInfo};
 use crate::limits;
 use crate::model::lower::lower;
 use crate::model::plan::Plan;
-use crate::model::{arch, weights::Weights};
+use crate::model::{arch, reads::Reads, weights::Weights};
 use crate::text::{ChatTemplate, TemplateError, Tokenizer, TokenizerKind};
 
 /// The file beside a model whose tokenizer is used instead of the model file's.
@@ -28,6 +28,11 @@ use map::Mapped;
 pub trait Load {
     /// One bounded piece of the load; returns at about `until`.
     fn step(&mut self, now: Instant, until: Instant) -> Result<LoadStep, LoadError>;
+
+    /// When each part of the load began, in their order: "open_ms" for the log's field of this name.
+    fn parts(&self) -> &[(&'static str, Instant)] {
+        &[]
+    }
 }
 
 /// What a piece of a load came to.
@@ -149,6 +154,7 @@ pub struct TensorTypeFacts {
 pub struct FileLoad {
     options: LoadOptions,
     stage: Stage,
+    parts: Vec<(&'static str, Instant)>,
     /// Bytes of the weights that are read.
     read_bytes: usize,
 }
@@ -159,7 +165,22 @@ enum Stage {
     Text(Box<Opened>),
     Device(Box<Opened>, Box<(Tokenizer, Option<ChatTemplate>)>),
     Weights(Box<Loaded>, Rc<Mapped>),
+    /// A piece of its own, so that the time that it comes with is the load's end.
+    Ready(Box<Loaded>),
     Over,
+}
+
+impl Stage {
+    /// What the log calls the time that it takes.
+    fn part(&self) -> Option<&'static str> {
+        match self {
+            Stage::Open => Some("open_ms"),
+            Stage::Text(_) => Some("text_ms"),
+            Stage::Device(..) => Some("device_ms"),
+            Stage::Weights(..) => Some("weights_ms"),
+            Stage::Ready(_) | Stage::Over => None,
+        }
+    }
 }
 
 /// A mapped and parsed model.
@@ -177,6 +198,7 @@ impl FileLoad {
         Self {
             options,
             stage: Stage::Open,
+            parts: Vec::new(),
             read_bytes: 0,
         }
     }
@@ -188,6 +210,16 @@ impl FileLoad {
     /// As a load: the file cannot be read, is damaged or asks for what is not known.
     pub fn plan(&self) -> Result<Plan, LoadError> {
         Ok(self.open()?.plan)
+    }
+
+    /// What a token of the file's model reads at least.
+    ///
+    /// # Errors
+    ///
+    /// As a load: the file cannot be read, is damaged or asks for what is not known.
+    pub fn reads(&self) -> Result<Reads, LoadError> {
+        let opened = self.open()?;
+        Ok(Reads::of(&opened.plan, &opened.weights))
     }
 
     /// Does all of a load but reading the weights: every tensor is claimed, the tokenizer and the template are made, and the memory is
@@ -416,7 +448,12 @@ fn read_side_file(path: &Path) -> Result<Vec<u8>, LoadError> {
 }
 
 impl Load for FileLoad {
-    fn step(&mut self, _now: Instant, until: Instant) -> Result<LoadStep, LoadError> {
+    fn step(&mut self, now: Instant, until: Instant) -> Result<LoadStep, LoadError> {
+        if let Some(part) = self.stage.part()
+            && self.parts.last().is_none_or(|(last, _)| *last != part)
+        {
+            self.parts.push((part, now));
+        }
         let begun = |weights: &Weights| {
             LoadStep::Progress(LoadProgress {
                 processed: 0,
@@ -425,6 +462,7 @@ impl Load for FileLoad {
         };
         match std::mem::replace(&mut self.stage, Stage::Over) {
             Stage::Open => {
+                device::find(self.options.target)?;
                 let opened = self.open()?;
                 let step = begun(&opened.weights);
                 self.stage = Stage::Text(opened);
@@ -442,12 +480,14 @@ impl Load for FileLoad {
                 self.stage = Stage::Weights(Box::new(self.device(*opened, *text)?), map);
                 Ok(step)
             }
+            Stage::Ready(loaded) => Ok(LoadStep::Ready(loaded)),
             Stage::Over => Err(LoadError::BadModel("the load is over".into())),
             Stage::Weights(mut loaded, map) => {
                 map.read_ahead(self.read_bytes);
                 let progress = loaded.device.load_some(until)?;
                 if progress.processed >= progress.total {
-                    return Ok(LoadStep::Ready(loaded));
+                    self.stage = Stage::Ready(loaded);
+                    return Ok(LoadStep::Progress(progress));
                 }
                 // The tensors come in about the order of the files.
                 self.read_bytes = usize::try_from(progress.processed).unwrap_or(usize::MAX);
@@ -455,5 +495,9 @@ impl Load for FileLoad {
                 Ok(LoadStep::Progress(progress))
             }
         }
+    }
+
+    fn parts(&self) -> &[(&'static str, Instant)] {
+        &self.parts
     }
 }

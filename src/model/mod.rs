@@ -6,6 +6,7 @@ pub mod arch;
 pub mod lower;
 mod names;
 pub mod plan;
+pub mod reads;
 pub mod spec;
 pub mod weights;
 

@@ -1,6 +1,7 @@
 //! Claims every tensor of the file exactly once, with the shape that the plan expects and a type that this version reads.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use sha2::{Digest, Sha256};
 
@@ -31,6 +32,9 @@ pub trait Files {
     fn bytes(&self, weight: &Weight) -> &[u8] {
         &self.file(weight.file)[weight.offset..][..weight.bytes]
     }
+
+    /// Says that these bytes of a file will hardly be read again.
+    fn forget(&self, _number: usize, _bytes: Range<usize>) {}
 }
 
 /// A model in one file.

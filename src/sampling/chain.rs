@@ -7,13 +7,21 @@ use super::{top_k, top_n_sigma, top_p, typical_p, xtc};
 /// Draws tokens from a vocabulary of fixed size; all scratch is allocated when it is made.
 pub struct Sampler {
     /// The logits of the row as the stages change them.
-    logits: Vec<f32>, // (vocab)
+    pub(super) logits: Vec<f32>, // (vocab)
+    /// Whether they are all negative infinity, as a draw from a part of a row leaves them.
+    pub(super) is_empty: bool,
     /// Candidates in the order of their ids; at most `vocab`.
-    candidates: Vec<Candidate>,
+    pub(super) candidates: Vec<Candidate>,
     /// Room for a stage that has to rearrange; at most `vocab`.
-    scratch: Vec<Candidate>,
+    pub(super) scratch: Vec<Candidate>,
     /// Room for a stage that counts tokens; all zero between two stages.
-    counts: Vec<u32>, // (vocab)
+    pub(super) counts: Vec<u32>, // (vocab)
+    /// Of a part of a row: its logits as the stages change them.
+    pub(super) values: Vec<f32>,
+    /// What it does not list weighs, a range of ids each.
+    pub(super) rest: Vec<f64>,
+    /// Tokens whose logits a step changes.
+    pub(super) touched: Vec<u32>,
 }
 
 impl Sampler {
@@ -21,9 +29,13 @@ impl Sampler {
     pub fn new(vocab: usize) -> Self {
         Self {
             logits: vec![0.0; vocab],
+            is_empty: false,
             candidates: Vec::with_capacity(vocab),
             scratch: Vec::with_capacity(vocab),
             counts: vec![0; vocab],
+            values: Vec::new(),
+            rest: Vec::new(),
+            touched: Vec::new(),
         }
     }
 
@@ -39,6 +51,7 @@ impl Sampler {
         step: &SampleStep<'_>,
     ) -> Result<Sampled, SampleError> {
         self.check(logits, step.history)?;
+        self.is_empty = false;
         self.logits.copy_from_slice(logits);
         logit_bias::apply(&mut self.logits, step.bias);
         mask::apply(&mut self.logits, step.allowed, step.banned);
@@ -82,6 +95,13 @@ impl Sampler {
         let least = top_n_sigma::least_kept(logits, largest, params.top_n_sigma);
         top_k::gather(logits, least, params.top_k, candidates, scratch);
         temperature::apply(candidates, f64::from(largest), params.temperature);
+        self.narrow(step);
+    }
+
+    /// From typical_p to xtc.
+    pub(super) fn narrow(&mut self, step: &SampleStep<'_>) {
+        let params = step.params;
+        let (candidates, scratch) = (&mut self.candidates, &mut self.scratch);
         typical_p::apply(candidates, scratch, params.typical_p);
         top_p::apply(candidates, scratch, params.top_p);
         min_p::apply(candidates, params.min_p);

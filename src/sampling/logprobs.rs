@@ -1,7 +1,7 @@
 //! Log-probabilities of the unmodified distribution: what the model said, whatever the sampling does with it.
 
 use super::exp::exp;
-use super::{SampleError, Scored, TOP_LOGPROBS_MAX, TopLogprobs, check_row, sum};
+use super::{RowPart, SampleError, Scored, TOP_LOGPROBS_MAX, TopLogprobs, check_row, sum};
 
 /// What a row of logits says of `token`, and the `n` likeliest tokens, `n` ≤ [`TOP_LOGPROBS_MAX`] (more are not given).
 ///
@@ -37,6 +37,44 @@ pub(super) fn of(logits: &[f32], token: u32, n: usize) -> (f32, TopLogprobs) {
         top.push(id, logprob(id));
     }
     (logprob(token), top)
+}
+
+/// The same from a part of a row, for a token whose logit is `logit`; `None` where the part does not say, or where sums that differ by
+/// the share `margin` would be rounded to different numbers.
+pub(super) fn of_part(
+    part: &RowPart<'_>,
+    logit: f32,
+    n: usize,
+    margin: f64,
+) -> Option<(f32, TopLogprobs)> {
+    let rest = part.rest_at_one.filter(|_| !part.is_masked)?;
+    let counts = |logit: &&f32| **logit >= part.least;
+    let largest = f64::from(
+        part.logits
+            .iter()
+            .copied()
+            .fold(f32::NEG_INFINITY, f32::max),
+    );
+    let listed = part.logits.iter().filter(counts);
+    let total = listed.map(|l| exp(f64::from(*l) - largest)).sum::<f64>() + rest;
+    let normaliser = |total: f64| largest + libm::log(total);
+    let between = (
+        normaliser(total * (1.0 - margin)),
+        normaliser(total * (1.0 + margin)),
+    );
+    let logprob = |logit: f32| {
+        let (most, least) = (f64::from(logit) - between.0, f64::from(logit) - between.1);
+        (most as f32 == least as f32).then_some(most as f32)
+    };
+    if part.logits.iter().filter(counts).count() < n.min(TOP_LOGPROBS_MAX) {
+        return None;
+    }
+    let mut top = TopLogprobs::default();
+    for &at in likeliest(part.logits, n, &mut [0; TOP_LOGPROBS_MAX]) {
+        let at = at as usize;
+        top.push(*part.tokens.get(at)?, logprob(*part.logits.get(at)?)?);
+    }
+    Some((logprob(logit)?, top))
 }
 
 /// Ids of the `n` largest logits, largest first; of equal ones the lower id first. By insertion: `n` is small.

@@ -14,6 +14,7 @@ mod logit_bias;
 mod logprobs;
 mod mask;
 mod min_p;
+mod part;
 mod penalties;
 mod select;
 mod temperature;
@@ -28,6 +29,7 @@ pub use chain::Sampler;
 pub use dry::DRY_MATCH_MAX;
 pub use logprobs::score;
 pub use mask::TokenSet;
+pub use part::{Decision, Need, PART_TOKENS_MAX, RowPart, score_part};
 pub use uniform::{uniform, uniform_for_xtc};
 
 use std::cmp::Ordering;

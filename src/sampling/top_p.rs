@@ -20,6 +20,32 @@ pub(super) fn apply(candidates: &mut Vec<Candidate>, scratch: &mut Vec<Candidate
     }
 }
 
+/// The same where only some candidates are at hand: every one that weighs more than `heaviest`, and no other more than that. The weight
+/// of all lies in `total`. Whether the set is the same for all of it, and every member at hand; otherwise nothing is done.
+pub(super) fn apply_beside(
+    candidates: &mut Vec<Candidate>,
+    scratch: &mut Vec<Candidate>,
+    p: f32,
+    total: (f64, f64),
+    heaviest: f64,
+) -> bool {
+    let p = f64::from(p);
+    scratch.clear();
+    scratch.extend_from_slice(candidates);
+    let Some(last) = last_to_reach(scratch, p * total.1, Candidate::rank) else {
+        return false;
+    };
+    let before = candidates.iter().filter(|c| c.rank(&last).is_lt());
+    let before = before.map(|c| c.score).sum::<f64>();
+    let reaches = before + last.score >= p * total.1 && before < p * total.0;
+    // Equal weights may come from logits that differ, so that a token that is not at hand could come first.
+    let decided = reaches && last.score > heaviest;
+    if decided {
+        candidates.retain(|c| c.rank(&last).is_le());
+    }
+    decided
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

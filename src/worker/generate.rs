@@ -18,7 +18,7 @@ use super::run::{Flight, Run, check_room, reuse, top_logprobs};
 use crate::device::{DeviceError, Output};
 use crate::log::Level;
 use crate::sampling::{Sampled, Scored, TopLogprobs};
-use crate::session::{AtEnd, Finish, Session, SessionError, SessionParams};
+use crate::session::{AtEnd, Finish, Read, Session, SessionError, SessionParams};
 
 /// The `generate` that runs.
 pub(super) struct Active {
@@ -35,6 +35,18 @@ pub(super) enum Work {
     Preparing(Option<Preparation>),
     /// The device works for it.
     Running(Box<Run>),
+}
+
+impl Active {
+    /// Whether the device has done something that nobody has looked at.
+    pub(super) fn has_landed(&self) -> bool {
+        match &self.work {
+            Work::Running(run) => {
+                matches!(run.flight, Flight::Landed { .. } | Flight::Scored { .. })
+            }
+            Work::Resolving(_) | Work::Preparing(_) => false,
+        }
+    }
 }
 
 /// What a piece of work came to.
@@ -236,19 +248,21 @@ impl Worker {
                 since,
             } => {
                 self.count_step(since, now);
-                let piece = match output {
-                    Output::Forwarded => self.forwarded(now, &active.job, run, tokens),
-                    Output::Sampled(sampled) => self.sampled(now, &active.job, run, &sampled),
+                match output {
+                    Output::Forwarded => {
+                        self.forwarded(now, &active.job, run, tokens);
+                        self.go_on(now, &active.job, run, None)
+                    }
+                    Output::Sampled(sampled) => self.sampled(now, &active.job, run, sampled),
                     // Scores have a landing of their own.
-                    Output::Scored(_) => Piece::GoesOn,
-                };
-                self.go_on(now, &active.job, run, piece)
+                    Output::Scored(_) => self.go_on(now, &active.job, run, None),
+                }
             }
             Flight::Scored { target, output } => {
                 if let Output::Scored(scored) = output {
                     self.scored(now, &active.job, run, target, &scored);
                 }
-                self.go_on(now, &active.job, run, Piece::GoesOn)
+                self.go_on(now, &active.job, run, None)
             }
             flight @ (Flight::Idle
             | Flight::Forward { .. }
@@ -266,39 +280,52 @@ impl Worker {
         }
     }
 
-    /// Gives the device its next piece where there is one.
-    fn go_on(&mut self, now: Instant, job: &Job, run: &mut Run, piece: Piece) -> Piece {
-        let piece = match piece {
-            Piece::GoesOn => self.force(now, job, run),
-            piece @ (Piece::Ends(_) | Piece::Fails(_) | Piece::DeviceLost(_)) => piece,
+    /// Gives the device its next piece where there is one, and tells of the tokens that nobody has been told of. A step is given first, so
+    /// that the device works meanwhile: should a stop string be in the text, it is forgotten, and the position has not moved.
+    fn go_on(&mut self, now: Instant, job: &Job, run: &mut Run, finish: Option<Finish>) -> Piece {
+        let outcome = match finish {
+            Some(finish) => Ok(Some(finish)),
+            None => self.force(job, run),
         };
-        match (piece, &mut self.stage) {
-            (Piece::GoesOn, Stage::Serving(serving)) => run.launch(serving, job, now).into(),
-            (piece, _) => piece,
+        let ahead = match outcome {
+            Ok(None) if run.has_unseen() => self.launch(now, job, run),
+            Ok(_) | Err(_) => Ok(()),
+        };
+        let stopped = self.tell(now, job, run);
+        match (ahead, stopped, outcome) {
+            (Err(lost @ DeviceError::Lost(_)), _, _) => Err(lost).into(),
+            (_, Some(stop), _) => Piece::Ends(stop),
+            (_, None, Err(error)) => Err(error).into(),
+            (_, None, Ok(Some(finish))) => Piece::Ends(finish_of(finish, run)),
+            (Err(error), None, Ok(None)) => Err(error).into(),
+            (Ok(()), None, Ok(None)) => self.launch(now, job, run).into(),
         }
     }
 
-    /// Puts tokens into the output that have to come next. They need no draw; the device sees them with its next piece.
-    fn force(&mut self, now: Instant, job: &Job, run: &mut Run) -> Piece {
-        let forced = match run.forced(job) {
-            Ok(forced) => forced,
-            Err(error) => return Err(error).into(),
+    fn launch(&mut self, now: Instant, job: &Job, run: &mut Run) -> Result<(), DeviceError> {
+        match &mut self.stage {
+            Stage::Serving(serving) => run.launch(serving, job, now),
+            Stage::Loading(_) | Stage::Gone => Ok(()),
+        }
+    }
+
+    /// Puts tokens into the output that have to come next. They need no draw; the device sees them with its next piece. `Some` where the
+    /// output ends with them.
+    fn force(&mut self, job: &Job, run: &mut Run) -> Result<Option<Finish>, DeviceError> {
+        let Stage::Serving(serving) = &self.stage else {
+            return Ok(None);
         };
-        for token in forced {
+        for token in run.forced(job)? {
             let sampled = Sampled {
                 token,
                 logprob: None,
                 top: TopLogprobs::default(),
             };
-            match self.push(now, job, run, &sampled) {
-                None => {}
-                Some(finish) => return Piece::Ends(finish_of(finish, run)),
+            if let Some(finish) = run.push(&serving.tokenizer, sampled) {
+                return Ok(Some(finish));
             }
         }
-        match run.is_over() {
-            true => Piece::Ends(Finish::Grammar),
-            false => Piece::GoesOn,
-        }
+        Ok(run.is_over().then_some(Finish::Grammar))
     }
 
     fn count_step(&mut self, since: Instant, now: Instant) {
@@ -306,7 +333,7 @@ impl Worker {
         self.counters.last_step_ms = Some(self.config.clock.ms(since, now));
     }
 
-    fn forwarded(&mut self, now: Instant, job: &Job, run: &mut Run, tokens: usize) -> Piece {
+    fn forwarded(&mut self, now: Instant, job: &Job, run: &mut Run, tokens: usize) {
         let position = run.session.position();
         run.session.advance(tokens);
         if run.prefilled.is_none() {
@@ -315,7 +342,6 @@ impl Worker {
             }
             self.end_prefill_piece(now, job, run);
         }
-        Piece::GoesOn
     }
 
     /// A piece of the prompt is done, once its tokens are scored where that is wanted.
@@ -353,48 +379,58 @@ impl Worker {
         self.end_prefill_piece(now, job, run);
     }
 
-    fn sampled(&mut self, now: Instant, job: &Job, run: &mut Run, sampled: &Sampled) -> Piece {
+    fn sampled(&mut self, now: Instant, job: &Job, run: &mut Run, sampled: Sampled) -> Piece {
         let Stage::Serving(serving) = &self.stage else {
             return Piece::GoesOn;
         };
-        let kind = run.kind(&serving.tokenizer, sampled.token);
+        let before = run.session.tokens().last().copied();
+        let kind = run.kind(&serving.tokenizer, sampled.token, before);
         if let Err(error) = run.follow(job, sampled.token, kind) {
             return Err(error).into();
         }
-        match self.push(now, job, run, sampled) {
-            None => Piece::GoesOn,
-            Some(finish) => Piece::Ends(finish_of(finish, run)),
-        }
+        let finish = run.push(&serving.tokenizer, sampled);
+        self.go_on(now, job, run, finish)
     }
 
-    /// A token is part of the output, and is told.
-    fn push(
+    /// Tells of tokens that are part of the output; `Some` where their text says that it ends.
+    fn tell(&mut self, now: Instant, job: &Job, run: &mut Run) -> Option<Finish> {
+        let mut untold = std::mem::take(&mut run.untold);
+        let first = run.session.completion_tokens() - untold.len();
+        let mut stopped = None;
+        for (index, sampled) in (first..).zip(untold.drain(..)) {
+            stopped = self.tell_token(now, job, run, (index, sampled));
+            if stopped.is_some() {
+                break;
+            }
+        }
+        run.untold = untold; // its room
+        stopped
+    }
+
+    fn tell_token(
         &mut self,
         now: Instant,
         job: &Job,
         run: &mut Run,
-        sampled: &Sampled,
+        (index, sampled): (usize, Sampled),
     ) -> Option<Finish> {
         let Stage::Serving(serving) = &self.stage else {
             return None;
         };
-        let index = run.session.completion_tokens() as u64;
-        let kind = run.kind(&serving.tokenizer, sampled.token);
-        let pushed = run.session.push(sampled.token, kind);
-        if pushed.finish.is_none() {
-            run.drawn(sampled.token);
-        }
+        let at = run.session.prompt_tokens() + index;
+        let before = run.session.tokens().get(at.wrapping_sub(1)).copied();
+        let kind = run.kind(&serving.tokenizer, sampled.token, before);
+        let Read { text, stop } = run.session.read(index, kind);
         let logprob = job.params.logprobs.and(sampled.logprob);
         let top_logprobs = match job.params.logprobs {
             Some(wanted) if wanted > 0 => top_logprobs(&serving.tokenizer, &sampled.top),
             Some(_) | None => Vec::new(),
         };
-        let (token_id, text) = (sampled.token, pushed.text);
+        let token_id = sampled.token;
         if job.params.stream {
-            let request_id = job.id.clone();
             let token = Token {
-                request_id,
-                index,
+                request_id: job.id.clone(),
+                index: index as u64,
                 token_id,
                 text,
                 logprob,
@@ -413,7 +449,7 @@ impl Worker {
             }
         }
         self.time_token(now, job, run);
-        pushed.finish
+        stop.map(Finish::StopString)
     }
 
     fn time_token(&mut self, now: Instant, job: &Job, run: &mut Run) {

@@ -39,6 +39,8 @@ pub(super) struct Serving {
     pub(super) prefixes: PrefixCache,
     /// When it was last looked whether the model lies where it belongs.
     pub(super) resident_at: Instant,
+    /// Whether the load has left something behind that the device still has to put away.
+    pub(super) is_untidy: bool,
 }
 
 impl Serving {

@@ -97,6 +97,7 @@ impl Worker {
             return;
         };
         let (since, told_total) = (loading.since, loading.total);
+        let parts = loading.load.parts().to_vec();
         let Loaded {
             device,
             tokenizer,
@@ -115,13 +116,21 @@ impl Worker {
         let pool = PagePool::new(device.capacity().pages);
         self.log.set_common("model", model.name.as_str());
         self.log.set_common("device", model.device.as_str());
-        let fields = [
+        let ms = |from, to| rounded(self.config.clock.ms(from, to));
+        let mut fields = vec![
             ("model", model.name.as_str().into()),
             ("device", model.device.as_str().into()),
             ("weights_bytes", weights_bytes.into()),
             ("kv_bytes", device.memory().kv_bytes.into()),
-            ("load_ms", rounded(self.config.clock.ms(since, now))),
+            ("load_ms", ms(since, now)),
         ];
+        let ends = parts.iter().skip(1).map(|(_, begun)| *begun).chain([now]);
+        fields.extend(
+            parts
+                .iter()
+                .zip(ends)
+                .map(|((name, begun), end)| (*name, ms(*begun, end))),
+        );
         self.record(now, Level::Info, "model_load_complete", &fields);
         self.stage = Stage::Serving(Box::new(Serving {
             device,
@@ -132,6 +141,7 @@ impl Worker {
             pool,
             prefixes: PrefixCache::default(),
             resident_at: now,
+            is_untidy: true,
         }));
         let ready = self.ready();
         self.notify(Notification::Ready(Box::new(ready)));

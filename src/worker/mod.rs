@@ -137,6 +137,9 @@ impl Worker {
         if self.ending.is_some() {
             return;
         }
+        if let Stage::Serving(serving) = &mut self.stage {
+            serving.is_untidy = serving.is_untidy && serving.device.tidy();
+        }
         match (&self.stage, self.turn) {
             (Stage::Loading(_), _) => self.load_piece(now, until),
             (Stage::Serving(_), turn) => {
@@ -153,6 +156,13 @@ impl Worker {
             (Stage::Gone, _) => {}
         }
         self.settle(now);
+    }
+
+    /// Whether the device has done something that only waits for the time of its end, and nothing else waits for its turn: then the next
+    /// call of [`Worker::step`] is short, and whoever drives it need not look at anything else before.
+    pub fn has_landed(&self) -> bool {
+        let landed = self.active.as_ref().is_some_and(Active::has_landed);
+        landed && self.side.is_empty() && self.events.is_empty() && self.ending.is_none()
     }
 
     /// Ends what is out of time. To be called whenever time may have passed, at the latest at [`Worker::deadline`].
@@ -188,9 +198,9 @@ impl Worker {
         }
         match self.stage {
             Stage::Loading(_) => true,
-            Stage::Serving(_) => {
+            Stage::Serving(ref serving) => {
                 let work = self.active.is_some() || !self.queue.is_empty() || !self.side.is_empty();
-                work && pressure == Pressure::None
+                (work || serving.is_untidy) && pressure == Pressure::None
             }
             Stage::Gone => false,
         }

@@ -268,6 +268,6 @@ fn memory(serving: &Serving) -> Memory {
         weights_bytes: held.weights_bytes,
         kv_bytes: held.kv_bytes,
         scratch_bytes: held.scratch_bytes,
-        total_bytes: held.weights_bytes + held.kv_bytes + held.scratch_bytes,
+        total_bytes: held.total_bytes(),
     }
 }

@@ -17,9 +17,9 @@ use crate::limits;
 use crate::pages::{PageTable, pages_for};
 use crate::prefix::{PageCopy, Reused};
 use crate::sampling::{
-    SampleStep, SamplingParams, TokenSet, TopLogprobs, uniform, uniform_for_xtc,
+    SampleStep, Sampled, SamplingParams, TokenSet, TopLogprobs, uniform, uniform_for_xtc,
 };
-use crate::session::{Chunk, Drafter, Pace, Session, Then, TokenKind};
+use crate::session::{Chunk, Drafter, Finish, Pace, Session, Then, TokenKind};
 use crate::text::Tokenizer;
 
 /// A generation on the device.
@@ -37,6 +37,8 @@ pub(super) struct Run {
     pub(super) drafter: Option<Drafter>,
     /// The row of the last step from which the next token is drawn.
     row: usize,
+    /// The last tokens of the output, which nobody has been told of yet.
+    pub(super) untold: Vec<Sampled>,
     pub(super) flight: Flight,
     pub(super) started: Instant,
     pub(super) prefilled: Option<Instant>,
@@ -98,6 +100,7 @@ impl Run {
             scores: None,
             drafter,
             row: 0,
+            untold: Vec::new(),
             flight: Flight::Idle,
             started: now,
             prefilled: None,
@@ -181,11 +184,29 @@ impl Run {
         }
         serving.device.sample(self.sample_step(job))?;
         self.flight = Flight::Sample { since: now };
-        Ok(())
+        // Most devices have drawn by now; the token is looked at when the time is known.
+        self.poll(serving, now)
+    }
+
+    /// Puts a token into the output; it is told later. `Some` when it is the last one, unless its text says so before.
+    pub(super) fn push(&mut self, tokenizer: &Tokenizer, sampled: Sampled) -> Option<Finish> {
+        let before = self.session.tokens().last().copied();
+        let kind = self.kind(tokenizer, sampled.token, before);
+        let finish = self.session.push(sampled.token, kind);
+        if finish.is_none() {
+            self.drawn(sampled.token);
+        }
+        self.untold.push(sampled);
+        finish
+    }
+
+    /// Whether the device has not seen all tokens, so that its next piece is a step and no draw.
+    pub(super) fn has_unseen(&self) -> bool {
+        self.session.position() < self.session.tokens().len()
     }
 
     /// Notes that a token was drawn after which the generation goes on. Where it was foreseen, the device has seen it.
-    pub(super) fn drawn(&mut self, token: u32) {
+    fn drawn(&mut self, token: u32) {
         let drafter = self.drafter.as_mut();
         if drafter.is_some_and(|drafter| drafter.foresaw(token)) {
             self.session.advance(1);
@@ -228,14 +249,18 @@ impl Run {
         self.controls.form.as_ref().is_some_and(Matcher::is_over)
     }
 
-    /// What a token means when it comes next.
-    pub(super) fn kind<'a>(&self, tokenizer: &'a Tokenizer, token: u32) -> TokenKind<'a> {
+    /// What a token means when it comes after this one.
+    pub(super) fn kind<'a>(
+        &self,
+        tokenizer: &'a Tokenizer,
+        token: u32,
+        before: Option<u32>,
+    ) -> TokenKind<'a> {
         if tokenizer.is_end_of_generation(token) {
             TokenKind::EndOfGeneration
         } else if tokenizer.is_control(token) {
             TokenKind::Control
         } else {
-            let before = self.session.tokens().last().copied();
             let bytes = match &self.controls.form {
                 // A space that belongs to the form is not the one that encoding adds.
                 Some(_) => tokenizer.token_bytes(token),

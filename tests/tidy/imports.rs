@@ -77,6 +77,21 @@ const FLOORS: &[Floor] = &[
     floor("main", EVERYTHING),
     floor("flags", EVERYTHING),
     floor("process", EVERYTHING),
+    // It times what a device does, without a worker.
+    floor(
+        "bench",
+        &[
+            PROTOCOL,
+            "device",
+            "io",
+            "limits",
+            "load",
+            "model::reads",
+            "sampling",
+            "flags",
+            "inspect",
+        ],
+    ),
     // It asks for a trace of a text, which has to become tokens first.
     floor(
         "inspect",
@@ -97,6 +112,7 @@ const BACKEND: &[&str] = &[
 ];
 const EVERYTHING: &[&str] = &[
     PROTOCOL, "device", "io", "limits", "load", "log", "worker", "flags", "process", "inspect",
+    "bench",
 ];
 
 /// What is wrong with the paths of a file.

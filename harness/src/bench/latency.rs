@@ -1,19 +1,18 @@
 //! `orcd bench latency`: the time from a `health` to its answer, and from a `cancel` to the end of what it cancels, while the worker
 //! decodes and while it reads a long prompt.
 
-use std::path::PathBuf;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::json;
 use worker_orcd_protocol::{
     CancelParams, FinishReason, GenerateParams, GenerateResult, HealthResult, Id, Notification,
-    Ready, Request,
+    Request,
 };
 
-use super::record;
+use super::record::{Figure, RecordArgs};
+use super::subject::{Subjects, start};
 use crate::args::WorkerArgs;
 use crate::client::{Client, Incoming, Response};
 use crate::out;
@@ -29,13 +28,13 @@ pub struct LatencyArgs {
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub cancels: u32,
 
-    /// Tokens of the long prompt
-    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
-    pub prompt_tokens: u32,
+    /// Tokens of the long prompt [default: 4096, or as many as the context holds where a device reads those too fast to be met]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
+    pub prompt_tokens: Option<u32>,
 
-    /// Append the figures to this file, as a line of JSON
-    #[arg(long, value_name = "FILE")]
-    pub record: Option<PathBuf>,
+    /// Where records go.
+    #[command(flatten)]
+    pub records: RecordArgs,
 
     /// Which worker.
     #[command(flatten)]
@@ -47,6 +46,16 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Between an answer and the next `health`: so that they meet the worker at any point of its work, and do not become its work.
 const PAUSE: Duration = Duration::from_millis(7);
+
+/// The long prompt where none is named, and how long it has to last: else a longer one is taken.
+const PROMPT: u32 = 4096;
+const LONG: Duration = Duration::from_millis(200);
+
+/// A prompt that is over sooner cannot be met while it is read.
+const SHORT: Duration = Duration::from_millis(2);
+
+/// Generations that are started for a request at most: one may be over before its request comes.
+const TRIES: usize = 4;
 
 /// What the worker is busy with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,62 +76,86 @@ impl Phase {
 /// Runs `orcd bench latency`.
 ///
 /// # Errors
-/// When the worker does not load, ends, or does not answer as it should.
+/// When the worker does not load, ends, does not answer as it should, or is slower than before.
 pub fn run(args: &LatencyArgs) -> Result<()> {
-    let mut command = args.worker.find()?.command();
-    command.stderr(Stdio::null());
-    let mut bench = Bench {
-        client: Client::spawn(command)?,
-        prompt_tokens: args.prompt_tokens,
-    };
-    let ready = bench.client.wait_ready(Some(PATIENCE), |_| {})?;
-    let room = ready.limits.context_length.unwrap_or_default();
+    let mut subjects = Subjects::begin(&args.worker, &args.records)?;
+    let figures = measure(&subjects, args.prompt_tokens, args.healths, args.cancels)?;
+    subjects.keep("latency", figures)?;
+    subjects.end()
+}
+
+/// Prints and returns the figures.
+///
+/// # Errors
+/// When the worker does not answer as it should, or has no room for the prompt.
+pub fn measure(
+    subjects: &Subjects,
+    prompt_tokens: Option<u32>,
+    healths: u32,
+    cancels: u32,
+) -> Result<Vec<Figure>> {
+    let room = u32::try_from(subjects.context.saturating_sub(2)).unwrap_or(u32::MAX);
+    let named = prompt_tokens.unwrap_or(PROMPT.min(room));
     ensure!(
-        room > u64::from(args.prompt_tokens) + 1,
-        "the context holds {room} tokens, too few for a prompt of {}; ask for less with --prompt-tokens, or for more with -- --ctx N",
-        args.prompt_tokens
+        named <= room,
+        "the context holds {} tokens, too few for a prompt of {named}; ask for less with --prompt-tokens, or for more with -- --ctx N",
+        subjects.context,
     );
-    out::print_line(&heading(&ready))?;
+    let (client, _) = start(&subjects.line)?;
+    let mut bench = Bench {
+        client,
+        prompt_tokens: named,
+        lasts: LONG,
+    };
+    bench.time_prompt()?;
+    if bench.lasts < LONG && prompt_tokens.is_none() && room > named {
+        bench.prompt_tokens = room;
+        bench.time_prompt()?;
+    }
+    out::print_line(&format!(
+        "{:8} {:8} {:>6} {:>9} {:>9} {:>9}",
+        "request", "during", "count", "p50 ms", "p99 ms", "max ms"
+    ))?;
     let mut figures = Vec::new();
     for phase in [Phase::Decode, Phase::Prefill] {
-        let healths = bench.healths(phase, args.healths)?;
-        figures.push(told("health", phase, healths)?);
-        let cancels = bench.cancels(phase, args.cancels)?;
-        figures.push(told("cancel", phase, cancels)?);
+        if phase == Phase::Prefill && bench.lasts < SHORT {
+            out::print_line(&bench.too_short())?;
+            continue;
+        }
+        let times = bench.healths(phase, healths)?;
+        figures.extend(told("health", phase, times)?);
+        let times = bench.cancels(phase, cancels)?;
+        figures.extend(told("cancel", phase, times)?);
     }
-    if let Some(file) = &args.record {
-        record::append(file, "latency", &ready, Value::Array(figures))?;
-    }
-    Ok(())
+    Ok(figures)
 }
 
-fn heading(ready: &Ready) -> String {
-    let model = ready.model.as_ref();
-    let words = model.map_or_else(String::new, |m| format!("{} on {}", m.name, m.device));
-    format!(
-        "{words}, {}\n{:8} {:8} {:>6} {:>9} {:>9} {:>9}",
-        record::machine(),
-        "request",
-        "during",
-        "count",
-        "p50 ms",
-        "p99 ms",
-        "max ms"
-    )
-}
-
-/// Prints a line of the table; the same as JSON.
-fn told(request: &str, phase: Phase, mut times: Vec<Duration>) -> Result<Value> {
+/// Prints a line of the table; its figure. Nothing where nothing was measured.
+fn told(request: &str, phase: Phase, mut times: Vec<Duration>) -> Result<Option<Figure>> {
     times.sort_unstable();
+    let during = phase.name();
+    if times.is_empty() {
+        out::print_line(&format!(
+            "{request:8} {during:8} {:6} every generation was over before its request came",
+            0
+        ))?;
+        return Ok(None);
+    }
     let ms = |q: f64| quantile(&times, q).as_secs_f64() * 1000.0;
-    let (p50, p99, max) = (ms(0.5), ms(0.99), ms(1.0));
-    let (during, count) = (phase.name(), times.len());
+    let (p50, p90, p99, max) = (ms(0.5), ms(0.9), ms(0.99), ms(1.0));
+    let count = times.len();
     out::print_line(&format!(
         "{request:8} {during:8} {count:6} {p50:9.2} {p99:9.2} {max:9.2}"
     ))?;
-    Ok(
-        json!({"request": request, "during": during, "count": count, "p50_ms": p50, "p99_ms": p99, "max_ms": max}),
-    )
+    // Enough of the distribution to draw it.
+    let curve: Vec<f64> = (1..=20).map(|i| ms(f64::from(i) / 20.0)).collect();
+    let more = json!({"request": request, "during": during, "count": count, "p50_ms": p50, "p90_ms": p90, "p99_ms": p99, "max_ms": max, "curve_ms": curve});
+    Ok(Some(Figure::new(
+        format!("{request} during {during}"),
+        p50,
+        "ms",
+        more,
+    )))
 }
 
 /// The smallest time that is not below this share of all; zero where there are none.
@@ -135,9 +168,49 @@ fn quantile(sorted: &[Duration], share: f64) -> Duration {
 struct Bench {
     client: Client,
     prompt_tokens: u32,
+    /// How long the prompt is read; [`LONG`] stands for longer.
+    lasts: Duration,
 }
 
 impl Bench {
+    /// Finds out how long the prompt is read, twice: the first time warms up.
+    fn time_prompt(&mut self) -> Result<()> {
+        for _ in 0..2 {
+            let target = self.start(Phase::Prefill)?;
+            let since = Instant::now();
+            self.lasts = LONG;
+            while let Some(left) = LONG.checked_sub(since.elapsed()) {
+                match self.client.next(Some(left))? {
+                    Some(Incoming::Notification(Notification::Token(_))) => {
+                        self.lasts = since.elapsed();
+                        break;
+                    }
+                    Some(Incoming::Response(response)) => return Err(unexpected(response)),
+                    Some(Incoming::Notification(_) | Incoming::Unknown { .. }) | None => {}
+                }
+            }
+            self.cancel(&target)?;
+        }
+        Ok(())
+    }
+
+    fn too_short(&self) -> String {
+        format!(
+            "a prompt of {} tokens is read in {:.2} ms, too short for a request to meet it: give the worker more context with -- --ctx N",
+            self.prompt_tokens,
+            self.lasts.as_secs_f64() * 1e3
+        )
+    }
+
+    /// How long to wait before request number `at`: another time each, within what is measured.
+    fn pause(&self, phase: Phase, at: usize) -> Duration {
+        let spread = match phase {
+            Phase::Decode => Duration::from_millis(17),
+            Phase::Prefill => (self.lasts / 2).min(Duration::from_millis(17)),
+        };
+        spread * (at as u32 % 17) / 17
+    }
+
     /// Starts a generation that is in this phase when this returns, and stays in it for long.
     fn start(&mut self, phase: Phase) -> Result<Id> {
         let tokens = match phase {
@@ -149,6 +222,8 @@ impl Bench {
             prompt_token_ids: Some((0..tokens).map(|i| 32 + i % 90).collect()),
             temperature: 0.0,
             ignore_eos: true,
+            // A prompt that is cached would not be read.
+            cache_prompt: false,
             ..GenerateParams::default()
         };
         let id = self.client.request(Request::Generate(Box::new(params)))?;
@@ -168,13 +243,21 @@ impl Bench {
         next.context("the worker has said nothing for two minutes")
     }
 
-    /// Times of `count` answers to `health`; a generation that ends meanwhile is followed by another.
+    /// Times of `count` answers to `health`; a generation that ends meanwhile is followed by another. Fewer where too many are over too soon.
     fn healths(&mut self, phase: Phase, count: u32) -> Result<Vec<Duration>> {
+        let count = count as usize;
+        let pause = match phase {
+            Phase::Decode => PAUSE,
+            Phase::Prefill => PAUSE.min(self.lasts / 4),
+        };
         let mut times = Vec::new();
-        while times.len() < count as usize {
+        for _ in 0..count * TRIES {
+            if times.len() == count {
+                break;
+            }
             let target = self.start(phase)?;
-            while times.len() < count as usize {
-                std::thread::sleep(PAUSE);
+            while times.len() < count {
+                std::thread::sleep(pause);
                 match self.health(&target, phase)? {
                     Some(time) => times.push(time),
                     None => break,
@@ -211,20 +294,17 @@ impl Bench {
         }
     }
 
-    /// Times from a `cancel` to the response of the generation that it ends.
+    /// Times from a `cancel` to the response of the generation that it ends. Fewer than `count` where too many end by themselves.
     fn cancels(&mut self, phase: Phase, count: u32) -> Result<Vec<Duration>> {
+        let count = count as usize;
         let mut times = Vec::new();
-        for at in 0..count {
-            let target = self.start(phase)?;
-            // At another point of a step each time.
-            std::thread::sleep(Duration::from_millis(3 + u64::from(at % 17)));
-            match self.cancel(&target)? {
-                Some(time) => times.push(time),
-                None => bail!(
-                    "a {} was over before it could be cancelled; it is too short to measure",
-                    phase.name()
-                ),
+        for at in 0..count * TRIES {
+            if times.len() == count {
+                break;
             }
+            let target = self.start(phase)?;
+            std::thread::sleep(self.pause(phase, at));
+            times.extend(self.cancel(&target)?);
         }
         Ok(times)
     }

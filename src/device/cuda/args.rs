@@ -355,3 +355,64 @@ pub struct Combine {
     /// Of the sum.
     pub factor: f32,
 }
+
+/// `Search` of `cuda/candidates.cu`.
+#[allow(
+    missing_docs,
+    reason = "the fields are those of the kernel\'s structure, which are told there"
+)]
+#[derive(Clone, Copy, Debug, bytemuck::Pod, Zeroable)]
+#[repr(C)]
+pub struct Search {
+    pub logits: Address,
+    pub allowed: Address,
+    pub largest: Address,
+    pub counts: Address,
+    pub head: Address,
+    pub blocks: Address,
+    pub entries: Address,
+    pub n_vocab: u32,
+    pub n_words: u32,
+    pub run: u32,
+    pub temperature: f32,
+    pub wants_one: u32,
+    pub unused: u32,
+}
+
+/// `FoundHead` of `cuda/candidates.cu`, as it lies in page-locked memory.
+#[derive(Clone, Copy, Debug, bytemuck::Pod, Zeroable)]
+#[repr(C)]
+pub struct FoundHead {
+    /// The largest logit; negative infinity where nothing is left.
+    pub largest: f32,
+    /// The first token whose logit is NaN or positive infinity; `u32::MAX` for none.
+    pub bad: u32,
+    /// Not 0: every token that can be drawn is an entry.
+    pub whole: u32,
+    /// For alignment.
+    pub unused: u32,
+}
+
+/// `FoundBlock` of `cuda/candidates.cu`: what was found in a range of ids.
+#[derive(Clone, Copy, Debug, bytemuck::Pod, Zeroable)]
+#[repr(C)]
+pub struct FoundBlock {
+    /// Its first entry.
+    pub first: u32,
+    /// Its entries.
+    pub entries: u32,
+    /// What its other tokens weigh.
+    pub rest: f64,
+    /// The same at temperature 1.
+    pub rest_at_one: f64,
+}
+
+/// `FoundEntry` of `cuda/candidates.cu`.
+#[derive(Clone, Copy, Debug, bytemuck::Pod, Zeroable)]
+#[repr(C)]
+pub struct FoundEntry {
+    /// The token.
+    pub id: u32,
+    /// Its logit.
+    pub logit: f32,
+}

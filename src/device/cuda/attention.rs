@@ -5,8 +5,8 @@ use cudarc::driver::DriverError;
 use super::args::{Address, Attend, AttendMany, Rope};
 use super::launch::{ATTEND_GROUPS, ATTEND_MANY, Grid, SPLIT};
 use super::sizes::{Area, wide};
-use super::{CudaDevice, KvType, ROWS_MAX, kv_name};
-use crate::model::plan::{NormOp, Op, RopeOp, TensorId};
+use super::{CudaDevice, KvType, PAGE_TOKENS, ROWS_MAX, kv_name};
+use crate::model::plan::{NormOp, RopeOp, TensorId};
 use crate::model::spec::{Norm, RopeStyle};
 
 /// The heads of a layer.
@@ -27,53 +27,45 @@ pub(super) struct Scores {
     pub(super) softcap: Option<f32>,
 }
 
+/// Heads of a layer that one launch of `attend` works on.
+#[derive(Clone, Copy, Debug)]
+struct Portion {
+    /// The first query head, and how many.
+    head: usize,
+    n: usize,
+    /// The first key head, and how many.
+    kv_head: usize,
+    n_kv: usize,
+}
+
+/// Most query heads of a key head in one launch.
+const GROUP_MAX: usize = ATTEND_GROUPS[ATTEND_GROUPS.len() - 1];
+
 impl Heads {
-    /// Those of an operation of attention.
-    pub(super) fn of(op: &Op) -> Self {
-        let (Op::AttnIn {
-            layer,
-            n_heads,
-            n_kv_heads,
-            head_dim,
-            ..
-        }
-        | Op::Attend {
-            layer,
-            n_heads,
-            n_kv_heads,
-            head_dim,
-            ..
-        }) = op
-        else {
-            unreachable!("no other operation has heads");
-        };
+    /// `n` query heads over `n_kv` key heads of width `dim`.
+    pub(super) const fn new(layer: usize, (n, n_kv): (usize, usize), dim: usize) -> Self {
         Self {
-            layer: *layer,
-            n: *n_heads,
-            n_kv: *n_kv_heads,
-            dim: *head_dim,
+            layer,
+            n,
+            n_kv,
+            dim,
         }
     }
 }
 
 impl Scores {
-    /// Those of `Attend`.
-    pub(super) fn of(op: &Op) -> Self {
-        let Op::Attend {
+    /// `scale` × q·k, of the last `window` positions, capped at `softcap`, beside a logit a head in `sinks`.
+    pub(super) const fn new(
+        scale: f32,
+        window: Option<usize>,
+        sinks: Option<TensorId>,
+        softcap: Option<f32>,
+    ) -> Self {
+        Self {
             scale,
             window,
             sinks,
             softcap,
-            ..
-        } = op
-        else {
-            unreachable!("no other operation has scores");
-        };
-        Self {
-            scale: *scale,
-            window: *window,
-            sinks: *sinks,
-            softcap: *softcap,
         }
     }
 }
@@ -219,6 +211,7 @@ impl CudaDevice {
             .attend_many((heads.dim, queries), &self.stream, grid, &args)
     }
 
+    /// A launch has room for [`GROUP_MAX`] query heads of each key head. Where there are more, each key head has launches of its own.
     fn attend_few(
         &self,
         heads: Heads,
@@ -226,20 +219,56 @@ impl CudaDevice {
         first: usize,
         n: usize,
     ) -> Result<(), DriverError> {
-        let (group, stride) = (heads.n / heads.n_kv, heads.n * heads.dim);
-        let moved = (first * stride * 4) as u64;
+        let group = heads.n / heads.n_kv;
+        if group <= GROUP_MAX {
+            let all = Portion {
+                head: 0,
+                n: heads.n,
+                kv_head: 0,
+                n_kv: heads.n_kv,
+            };
+            return self.attend_portion(heads, all, scores, (first, n));
+        }
+        for kv_head in 0..heads.n_kv {
+            for begin in (0..group).step_by(GROUP_MAX) {
+                let portion = Portion {
+                    head: kv_head * group + begin,
+                    n: GROUP_MAX.min(group - begin),
+                    kv_head,
+                    n_kv: 1,
+                };
+                self.attend_portion(heads, portion, scores, (first, n))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Attention of `n` tokens from `first` on, of some of the heads.
+    fn attend_portion(
+        &self,
+        heads: Heads,
+        portion: Portion,
+        scores: Scores,
+        (first, n): (usize, usize),
+    ) -> Result<(), DriverError> {
+        let (group, stride) = (portion.n / portion.n_kv, heads.n * heads.dim);
+        let moved = ((first * stride + portion.head * heads.dim) * 4) as u64;
+        let kv_offset = portion.kv_head * 2 * wide(heads.dim) * PAGE_TOKENS;
         let args = Attend {
             step: self.at(Area::Step),
             q: self.at(Area::Q) + moved,
             pool: self.pool.at(),
             partial: self.at(Area::Partial),
             out: self.at(Area::Heads) + moved,
-            sinks: self.optional(scores.sinks),
+            sinks: match scores.sinks {
+                Some(sinks) => self.tensor(sinks) + (portion.head * 4) as u64,
+                None => 0,
+            },
             arrived: self.at(Area::Arrived),
             page_elements: self.sizes.page_elements as u64,
-            layer_offset: self.sizes.layers_at[heads.layer] as u64,
-            n_heads: heads.n as u32,
-            n_kv_heads: heads.n_kv as u32,
+            layer_offset: (self.sizes.layers_at[heads.layer] + kv_offset) as u64,
+            n_heads: portion.n as u32,
+            n_kv_heads: portion.n_kv as u32,
             head_dim: heads.dim as u32,
             wide: wide(heads.dim) as u32,
             q_stride: stride as u32,
@@ -258,11 +287,11 @@ impl CudaDevice {
         let splits = self
             .sizes
             .splits()
-            .min((2 * self.multiprocessors).div_ceil(heads.n_kv));
+            .min((2 * self.multiprocessors).div_ceil(portion.n_kv));
         let shared_bytes =
             (group * wide(heads.dim) + group * SPLIT + 8 * built_for + group * 8 * SPLIT) * 4;
         let grid = Grid {
-            blocks: (heads.n_kv as u32, splits as u32, n as u32),
+            blocks: (portion.n_kv as u32, splits as u32, n as u32),
             threads: SPLIT as u32,
             shared_bytes,
         };

@@ -4,8 +4,13 @@
 
 use std::ffi::{CString, c_void};
 use std::marker::PhantomData;
+use std::ops::Range;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use cudarc::driver::{DriverError, result, sys};
+
+use crate::model::weights::Files;
 
 /// Keeps what holds it on its thread.
 type OneThread = PhantomData<*const ()>;
@@ -14,6 +19,7 @@ type OneThread = PhantomData<*const ()>;
 pub struct Context {
     device: sys::CUdevice,
     context: sys::CUcontext,
+    opening: Duration,
 }
 
 /// Why there is no context.
@@ -50,24 +56,39 @@ pub fn explain(error: &DriverError) -> String {
     )
 }
 
+/// Looks for card number `ordinal`.
+pub fn find(ordinal: usize) -> Result<sys::CUdevice, OpenError> {
+    // SAFETY: it looks whether the library can be opened, and nothing else. Everything else here panics without it.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(OpenError::NoDriver);
+    }
+    result::init()?;
+    let count = usize::try_from(result::device::get_count()?).unwrap_or(0);
+    if ordinal >= count {
+        return Err(OpenError::NoCard { ordinal, count });
+    }
+    Ok(result::device::get(ordinal as i32)?)
+}
+
 impl Context {
     /// Opens card number `ordinal`.
     pub fn open(ordinal: usize) -> Result<Self, OpenError> {
-        // SAFETY: it looks whether the library can be opened, and nothing else. Everything else here panics without it.
-        if !unsafe { sys::is_culib_present() } {
-            return Err(OpenError::NoDriver);
-        }
-        result::init()?;
-        let count = usize::try_from(result::device::get_count()?).unwrap_or(0);
-        if ordinal >= count {
-            return Err(OpenError::NoCard { ordinal, count });
-        }
-        let device = result::device::get(ordinal as i32)?;
+        let begin = Instant::now();
+        let device = find(ordinal)?;
         // SAFETY: the device was just got; the context is released once, on drop.
         let context = unsafe { result::primary_ctx::retain(device) }?;
         // SAFETY: the context was just retained.
         unsafe { result::ctx::set_current(context) }?;
-        Ok(Self { device, context })
+        Ok(Self {
+            device,
+            context,
+            opening: begin.elapsed(),
+        })
+    }
+
+    /// How long opening it took.
+    pub fn opening(&self) -> Duration {
+        self.opening
     }
 
     /// "NVIDIA H100 80GB HBM3".
@@ -130,6 +151,8 @@ impl Buffer {
         };
         // SAFETY: the range was just allocated.
         unsafe { result::memset_d8_sync(at, 0, bytes) }?;
+        // it may still be under way, and streams do not wait for it
+        result::ctx::synchronize()?;
         Ok(buffer)
     }
 
@@ -151,6 +174,12 @@ impl Buffer {
             self.bytes
         );
         self.at + offset as u64
+    }
+
+    /// Copies bytes in, in the stream's order, and returns when they have been read from `from`, which is no page-locked memory.
+    pub fn send(&self, stream: &Stream, offset: usize, from: &[u8]) -> Result<(), DriverError> {
+        // SAFETY: the range was checked; the driver copies pageable memory aside before it returns.
+        unsafe { result::memcpy_htod_async(self.range(offset, from.len()), from, stream.0) }
     }
 
     /// Copies bytes in, and returns when they have been read from `from`.
@@ -226,7 +255,7 @@ impl Pinned {
 
     /// What it holds.
     pub fn as_slice(&self) -> &[u8] {
-        // SAFETY: allocated with this length and initialised. The device writes to it only in copies that were waited for.
+        // SAFETY: allocated with this length and initialised. The device writes to it only in copies and kernels that were waited for.
         unsafe { std::slice::from_raw_parts(self.at, self.bytes) }
     }
 
@@ -234,6 +263,25 @@ impl Pinned {
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
         // SAFETY: as above, and borrowed exclusively.
         unsafe { std::slice::from_raw_parts_mut(self.at, self.bytes) }
+    }
+
+    /// Where it lies for the card, which reads and writes it directly.
+    pub fn at(&self) -> u64 {
+        self.at as u64
+    }
+
+    /// Starts a copy of `len` bytes from `from` on to a place in `to`. They must not change before the stream has come so far.
+    pub fn send_from(
+        &self,
+        stream: &Stream,
+        from: usize,
+        to: &Buffer,
+        offset: usize,
+        len: usize,
+    ) -> Result<(), DriverError> {
+        let bytes = &self.as_slice()[from..from + len];
+        // SAFETY: both ranges are checked, by the slice and by `range`.
+        unsafe { result::memcpy_htod_async(to.range(offset, len), bytes, stream.0) }
     }
 
     /// Starts a copy of the first `len` bytes to the beginning of `to`. They must not change before the stream has come so far.
@@ -250,9 +298,22 @@ impl Pinned {
         offset: usize,
         len: usize,
     ) -> Result<(), DriverError> {
+        self.receive_to(stream, 0, from, offset, len)
+    }
+
+    /// Starts a copy from a buffer to a place.
+    pub fn receive_to(
+        &mut self,
+        stream: &Stream,
+        to: usize,
+        from: &Buffer,
+        offset: usize,
+        len: usize,
+    ) -> Result<(), DriverError> {
         let at = from.range(offset, len);
+        let bytes = &mut self.as_mut_slice()[to..to + len];
         // SAFETY: both ranges are checked; nobody reads before the stream has been waited for.
-        unsafe { result::memcpy_dtoh_async(&mut self.as_mut_slice()[..len], at, stream.0) }
+        unsafe { result::memcpy_dtoh_async(bytes, at, stream.0) }
     }
 }
 
@@ -263,24 +324,59 @@ impl Drop for Pinned {
     }
 }
 
-/// Pages of host memory that the card reads directly while this lives.
-pub struct Registered<'a>(&'a [u8]);
+/// Pages of a model's file that the card reads directly while this lives.
+pub struct Registered {
+    at: *const u8,
+    bytes: usize,
+    /// Keeps the pages where they are.
+    _files: Rc<dyn Files>,
+}
 
-impl<'a> Registered<'a> {
-    /// Registers whole pages of read-only memory.
-    pub fn pages(bytes: &'a [u8]) -> Result<Self, DriverError> {
-        let at = bytes.as_ptr().cast_mut().cast();
-        // SAFETY: the memory outlives the registration by the lifetime, and is registered as read-only.
-        unsafe { sys::cuMemHostRegister_v2(at, bytes.len(), sys::CU_MEMHOSTREGISTER_READ_ONLY) }
-            .result()?;
-        Ok(Self(bytes))
+impl Registered {
+    /// Registers whole pages of a file, read-only.
+    pub fn pages(
+        files: &Rc<dyn Files>,
+        file: usize,
+        range: Range<usize>,
+    ) -> Result<Self, DriverError> {
+        let pages = files.file(file).get(range).unwrap_or_default();
+        let at = pages.as_ptr();
+        // SAFETY: `Files` gives the same bytes as long as it lives, which is as long as the registration; they are only read.
+        unsafe {
+            sys::cuMemHostRegister_v2(
+                at.cast_mut().cast(),
+                pages.len(),
+                sys::CU_MEMHOSTREGISTER_READ_ONLY,
+            )
+        }
+        .result()?;
+        Ok(Self {
+            at,
+            bytes: pages.len(),
+            _files: Rc::clone(files),
+        })
+    }
+
+    /// Starts a copy of some of the bytes to `to`, from `offset` on. The registration must live until the stream has come so far.
+    pub fn send(
+        &self,
+        stream: &Stream,
+        range: Range<usize>,
+        to: &Buffer,
+        offset: usize,
+    ) -> Result<(), DriverError> {
+        // SAFETY: the pages are there as long as `self`, and nobody writes to them.
+        let pages = unsafe { std::slice::from_raw_parts(self.at, self.bytes) };
+        let pages = pages.get(range).unwrap_or_default();
+        // SAFETY: the range was checked.
+        unsafe { result::memcpy_htod_async(to.range(offset, pages.len()), pages, stream.0) }
     }
 }
 
-impl Drop for Registered<'_> {
+impl Drop for Registered {
     fn drop(&mut self) {
         // SAFETY: registered in `pages`, once.
-        unsafe { sys::cuMemHostUnregister(self.0.as_ptr().cast_mut().cast()) }
+        unsafe { sys::cuMemHostUnregister(self.at.cast_mut().cast()) }
             .result()
             .ok();
     }
@@ -366,6 +462,12 @@ impl Event {
     pub fn record(&self, stream: &Stream) -> Result<(), DriverError> {
         // SAFETY: both live.
         unsafe { result::event::record(self.0, stream.0) }
+    }
+
+    /// Waits until the stream has come to it.
+    pub fn wait(&self) -> Result<(), DriverError> {
+        // SAFETY: the event lives.
+        unsafe { result::event::synchronize(self.0) }
     }
 
     /// Whether the stream has come to it.

@@ -76,22 +76,49 @@ pub(super) fn check_card(context: &Context, ordinal: usize, name: &str) -> Resul
 /// Refuses a model that does not fit.
 pub(super) fn check_memory(context: &Context, sizes: &Sizes, name: &str) -> Result<(), CudaError> {
     let (available, _) = context.memory()?;
+    if sizes.memory().total_bytes() <= available {
+        return Ok(());
+    }
+    Err(no_memory(sizes, available, name))
+}
+
+/// What an error means after [`check_memory`]: where there is no memory now, somebody else has taken it.
+pub(super) fn after_check(
+    error: DriverError,
+    context: &Context,
+    sizes: &Sizes,
+    name: &str,
+) -> CudaError {
+    if error.0 != sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY {
+        return error.into();
+    }
+    let available = context.memory().map_or(0, |(available, _)| available);
+    no_memory(sizes, available, name)
+}
+
+/// Why a card cannot be opened. One that is so full that there is no room for a context has no memory left for a model either.
+pub(super) fn not_opened(error: OpenError, ordinal: usize, sizes: &Sizes) -> CudaError {
+    match error {
+        OpenError::Driver(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
+            no_memory(sizes, 0, &format!("card {ordinal}"))
+        }
+        source => CudaError::Open { ordinal, source },
+    }
+}
+
+fn no_memory(sizes: &Sizes, available: u64, name: &str) -> CudaError {
+    let memory = sizes.memory();
     let Memory {
         weights_bytes,
         kv_bytes,
         scratch_bytes,
-    } = sizes.memory();
-    let required = weights_bytes + kv_bytes + scratch_bytes;
-    if required <= available {
-        return Ok(());
-    }
-    let what = format!(
-        "{weights_bytes} of weights, {kv_bytes} of keys and values, {scratch_bytes} of scratch"
-    );
-    Err(CudaError::Memory {
-        what,
-        required,
+    } = memory;
+    CudaError::Memory {
+        what: format!(
+            "{weights_bytes} of weights, {kv_bytes} of keys and values, {scratch_bytes} of scratch"
+        ),
+        required: memory.total_bytes(),
         available,
         name: name.to_owned(),
-    })
+    }
 }

@@ -7,7 +7,7 @@ use cudarc::driver::{DriverError, result, sys};
 
 use super::args::{
     Address, Attend, AttendMany, Combine, Embed, Group, Matmul, Matvec, NormRows, Rope, Route,
-    Router, Split,
+    Router, Search, Split,
 };
 use super::driver::{Function, Module, Stream};
 use crate::quant::TensorType;
@@ -15,11 +15,24 @@ use crate::quant::TensorType;
 /// Blocks of `choose_parts`.
 pub const CHOOSE_BLOCKS: u32 = 64;
 
+/// Blocks of the kernels of `candidates.cu`, at most.
+pub const SEARCH_BLOCKS: usize = 128;
+
+/// Threads of a block of them.
+pub const SEARCH_THREADS: u32 = 256;
+
 /// Positions that one block of `attend` works on.
 pub const SPLIT: usize = 128;
 
 /// Instances of `matvec`: tokens at once.
 pub const MATVEC_TOKENS: [usize; 3] = [1, 2, 8];
+
+/// Types that files mix in one layer, and for whose neighbouring segments `matvec` has instances.
+pub const MATVEC_PAIRS: [[TensorType; 2]; 3] = [
+    [TensorType::Q4_K, TensorType::Q6_K],
+    [TensorType::Q5_K, TensorType::Q6_K],
+    [TensorType::Q5_0, TensorType::Q8_0],
+];
 
 /// Threads of a block of `matvec`.
 pub const MATVEC_THREADS: usize = 512;
@@ -38,9 +51,10 @@ macro_rules! images {
 }
 
 /// The fat binaries that the build made, by the names of their sources.
-static IMAGES: [(&str, &[u8]); 15] = images!(
+static IMAGES: [(&str, &[u8]); 17] = images!(
     "attend",
     "attend_many",
+    "candidates",
     "choose",
     "embed",
     "expand",
@@ -51,6 +65,7 @@ static IMAGES: [(&str, &[u8]); 15] = images!(
     "matvec",
     "matvec_floats",
     "norm",
+    "read",
     "rope",
     "router",
     "split"
@@ -128,9 +143,14 @@ impl Kernels {
         })
     }
 
+    /// Most dynamic shared memory that a block may have on this card, bytes.
+    pub fn shared_max(&self) -> usize {
+        self.shared_max.saturating_sub(1024)
+    }
+
     /// Whether a block may have so much shared memory on this card.
     pub fn has_shared(&self, bytes: usize) -> bool {
-        bytes <= self.shared_max.saturating_sub(1024)
+        bytes <= self.shared_max()
     }
 
     /// Whether the card and this build have the products of warpgroups.
@@ -150,9 +170,17 @@ impl Kernels {
         let function = module.ok_or(missing)?.function(name)?;
         use sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as SHARED;
         // a little less than the card has: static shared memory counts too
-        let most = self.shared_max.saturating_sub(1024) as i32;
+        use sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES as STATIC;
+        // SAFETY: the function belongs to a module that lives as long as `self`.
+        let fixed = unsafe { result::function::get_function_attribute(function.0, STATIC) }?;
+        let fixed = usize::try_from(fixed).unwrap_or(0).max(1024);
+        let most = self.shared_max.saturating_sub(fixed) as i32;
         // SAFETY: the function belongs to a module that lives as long as `self`.
         unsafe { result::function::set_function_attribute(function.0, SHARED, most) }?;
+        use sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT as SPLIT_OF_CACHE;
+        // the same for all: a multiprocessor divides its memory anew only when it is empty, so that kernels that differ never run side by side
+        // SAFETY: as above.
+        unsafe { result::function::set_function_attribute(function.0, SPLIT_OF_CACHE, 100) }?;
         // `wait_for_inputs` does nothing in code for cards before Hopper, nor where a newer card runs that code
         use sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PTX_VERSION as BUILT_FOR;
         // SAFETY: as above.
@@ -217,16 +245,16 @@ impl Kernels {
         )
     }
 
-    /// `matvec` of a type, for at most `tokens`, one of [`MATVEC_TOKENS`].
+    /// `matvec` of one type, or of a pair of [`MATVEC_PAIRS`], for at most `tokens`, one of [`MATVEC_TOKENS`].
     pub fn matvec(
         &self,
-        kind: TensorType,
+        kinds: &[TensorType],
         tokens: usize,
         stream: &Stream,
         grid: Grid,
         args: &Matvec,
     ) -> Result<(), DriverError> {
-        self.launch_struct(&matvec_name(kind, tokens), stream, grid, args)
+        self.launch_struct(&matvec_name(kinds, tokens), stream, grid, args)
     }
 
     /// `share_rows`: `args.out`, rows of `args.out_stride`, is multiplied by the sigmoid of `share` times the row of x, normalised.
@@ -441,6 +469,28 @@ impl Kernels {
         self.launch_struct("split", stream, Grid::line(blocks as usize, 256, 0), args)
     }
 
+    /// `read`: all of `bytes` once, on every multiprocessor.
+    pub fn read(
+        &self,
+        stream: &Stream,
+        (mut from, mut sink): (Address, Address),
+        bytes: u64,
+        multiprocessors: usize,
+    ) -> Result<(), DriverError> {
+        let mut words = bytes / 16;
+        let args: &mut [*mut c_void] = &mut [
+            (&raw mut from).cast(),
+            (&raw mut words).cast(),
+            (&raw mut sink).cast(),
+        ];
+        self.launch(
+            "read",
+            stream,
+            Grid::line(multiprocessors * 4, 512, 0),
+            args,
+        )
+    }
+
     /// `choose_parts` and `choose`: the likeliest token of a row, and the first bad one, at `chosen`.
     pub fn choose(
         &self,
@@ -463,9 +513,57 @@ impl Kernels {
         let args: &mut [*mut c_void] = &mut [(&raw mut parts).cast(), (&raw mut chosen).cast()];
         self.launch("choose", stream, Grid::line(1, 64, 0), args)
     }
+
+    /// `candidates_largest`, `candidates_count` and `candidates_take`: the largest logits of a row, and what the others weigh.
+    pub fn candidates(
+        &self,
+        stream: &Stream,
+        blocks: usize,
+        args: &Search,
+    ) -> Result<(), DriverError> {
+        let grid = Grid::line(blocks, SEARCH_THREADS, 0);
+        for name in CANDIDATES {
+            self.launch_struct(name, stream, grid, args)?;
+        }
+        Ok(())
+    }
+
+    /// `candidates_gather`: the logits of `n` tokens; ids and results lie in page-locked memory.
+    pub fn gather(
+        &self,
+        stream: &Stream,
+        mut logits: Address,
+        n: usize,
+        (mut ids, mut out): (Address, Address),
+    ) -> Result<(), DriverError> {
+        let mut count = n as u32;
+        let args: &mut [*mut c_void] = &mut [
+            (&raw mut logits).cast(),
+            (&raw mut ids).cast(),
+            (&raw mut count).cast(),
+            (&raw mut out).cast(),
+        ];
+        let blocks = n.div_ceil(SEARCH_THREADS as usize).max(1);
+        let grid = Grid::line(blocks, SEARCH_THREADS, 0);
+        self.launch("candidates_gather", stream, grid, args)
+    }
 }
 
-/// "matvec_Q4_K_1".
-pub fn matvec_name(kind: TensorType, tokens: usize) -> String {
-    format!("matvec_{}_{tokens}", kind.name())
+/// The kernels of a search, in their order.
+pub const CANDIDATES: [&str; 3] = ["candidates_largest", "candidates_count", "candidates_take"];
+
+/// "matvec_Q4_K_1", "matvec_Q4_K_Q6_K_1", "matvec_floats_F16_1".
+pub fn matvec_name(kinds: &[TensorType], tokens: usize) -> String {
+    let names: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
+    let floats = if kinds.iter().any(|k| is_float(*k)) {
+        "floats_"
+    } else {
+        ""
+    };
+    format!("matvec_{floats}{}_{tokens}", names.join("_"))
+}
+
+/// Whether a type has no blocks.
+pub const fn is_float(kind: TensorType) -> bool {
+    matches!(kind, TensorType::F32 | TensorType::F16 | TensorType::BF16)
 }

@@ -6,28 +6,36 @@
 
 pub mod args;
 mod attention;
+mod bandwidth;
 pub mod driver;
 mod error;
+mod held;
 pub mod launch;
 pub mod layout;
 mod load;
 mod ops;
 mod project;
 mod prompt;
+mod sample;
 mod sizes;
+mod tiles;
 mod trace;
 
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use cudarc::driver::{DriverError, sys};
+use cudarc::driver::DriverError;
+use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use half::f16;
 
 use self::args::StepHeader;
 use self::driver::{Buffer, Context, Event, Graph, Pinned, Stream, explain};
 pub use self::error::CudaError;
-use self::error::{check_card, check_memory};
+use self::error::{after_check, check_card, check_memory, not_opened};
+use self::held::Held;
 use self::launch::Kernels;
 use self::layout::MatrixLayout;
+use self::sample::Finder;
 pub use self::sizes::page_bytes;
 use self::sizes::{Area, Sizes};
 use super::{
@@ -36,7 +44,7 @@ use super::{
 };
 use crate::model::plan::Plan;
 use crate::model::weights::{Files, Weights};
-use crate::sampling::{self, SampleStep, Sampled, Sampler, TopLogprobs};
+use crate::sampling::{SampleStep, Sampler};
 
 /// Most tokens a step holds: enough rows for the tensor cores, few enough that activations stay small.
 pub const STEP_TOKENS_MAX: usize = 2048;
@@ -93,7 +101,7 @@ enum Logits {
 pub struct CudaDevice {
     plan: Plan,
     weights: Weights,
-    files: Option<Box<dyn Files>>,
+    files: Option<Rc<dyn Files>>,
     fingerprint: String,
     name: String,
     card: Card,
@@ -102,6 +110,7 @@ pub struct CudaDevice {
     /// Where each tensor lies in the weights: its layout for matrices, nothing for vectors.
     layouts: Vec<Option<MatrixLayout>>,
     upload: load::Upload,
+    load_parts: Vec<(&'static str, Duration)>,
     graph: Option<Graph>,
     events: [Event; 2],
     kernels: Kernels,
@@ -114,6 +123,7 @@ pub struct CudaDevice {
     capacity: Capacity,
     job: Job,
     logits: Logits,
+    finder: Finder,
     sampler: Sampler,
     row: Vec<f32>, // (vocab)
     context: Context,
@@ -140,51 +150,53 @@ impl CudaDevice {
             kv,
         } = options;
         let sizes = Sizes::of(&plan, &weights, tokens, kv).map_err(CudaError::Unsupported)?;
-        let open = |source| CudaError::Open { ordinal, source };
-        let context = Context::open(ordinal).map_err(open)?;
+        let context = Context::open(ordinal).map_err(|e| not_opened(e, ordinal, &sizes))?;
         let name = context.name()?;
         let card = check_card(&context, ordinal, &name)?;
         check_memory(&context, &sizes, &name)?;
-        use sys::CUdevice_attribute as Of;
-        let shared =
-            context.attribute(Of::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
-        let mut kernels = Kernels::load(shared)?;
-        project::prepare(&mut kernels, &plan, &weights, kv)?;
-        let fingerprint = weights.fingerprint(&plan, &*files);
-        let layouts = sizes::layouts(&plan, &weights);
-        let capacity = Capacity {
-            step_tokens_max: STEP_TOKENS_MAX,
-            exact_tokens_max: ROWS_MAX,
-            pages: sizes.pages,
-            vocab: plan.n_vocab,
-        };
-        Ok(Self {
-            multiprocessors: context.attribute(Of::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
-            weights_buffer: Buffer::zeroed(sizes.weights_bytes)?,
-            pool: Buffer::zeroed(sizes.pool_bytes())?,
-            scratch: Buffer::zeroed(sizes.scratch_bytes)?,
-            staging: Pinned::zeroed(sizes.staging_bytes())?,
-            stream: Stream::new()?,
-            events: [Event::new()?, Event::new()?],
+        let held = Held::allocate(&context, &sizes, (&plan, &weights), kv)
+            .map_err(|e| after_check(e, &context, &sizes, &name))?;
+        let files: Rc<dyn Files> = files.into();
+        let mut device = Self {
+            fingerprint: weights.fingerprint(&plan, &*files),
+            layouts: sizes::layouts(&plan, &weights),
+            capacity: Capacity {
+                step_tokens_max: STEP_TOKENS_MAX,
+                exact_tokens_max: ROWS_MAX,
+                pages: sizes.pages,
+                vocab: plan.n_vocab,
+            },
+            multiprocessors: context
+                .attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            weights_buffer: held.weights,
+            pool: held.pool,
+            scratch: held.scratch,
+            staging: held.staging,
+            stream: held.stream,
+            events: held.events,
+            kernels: held.kernels,
+            upload: held.upload,
+            finder: held.finder,
             sampler: Sampler::new(plan.n_vocab),
             row: vec![0.0; plan.n_vocab],
-            upload: load::Upload::default(),
+            load_parts: held.parts,
             graph: None,
             job: Job::Idle,
             logits: Logits::Stale,
             plan,
             weights,
             files: Some(files),
-            fingerprint,
             name,
             card,
             kv,
             sizes,
-            layouts,
-            kernels,
-            capacity,
             context,
-        })
+        };
+        // a graph takes memory, too, and knows only addresses: the weights need not be there
+        device
+            .capture()
+            .map_err(|e| after_check(e, &device.context, &device.sizes, &device.name))?;
+        Ok(device)
     }
 
     /// "NVIDIA H100 80GB HBM3".
@@ -229,6 +241,9 @@ impl CudaDevice {
                 flight.next_op = self.plan.ops.len();
             } else {
                 flight.next_op = self.run_group(flight.next_op, flight.tokens, flight.rows)?;
+            }
+            if flight.next_op == self.plan.ops.len() && flight.rows == Rows::Last {
+                self.look_ahead()?;
             }
             flight.newest = 1 - flight.newest;
             flight.flying += 1;
@@ -301,6 +316,7 @@ impl CudaDevice {
             Logits::All { rows, first } => {
                 let wanted = row / ROWS_MAX * ROWS_MAX;
                 if first != wanted {
+                    self.finder.forget();
                     self.head_rows(wanted, ROWS_MAX.min(rows - wanted))?;
                     self.logits = Logits::All {
                         rows,
@@ -310,37 +326,6 @@ impl CudaDevice {
                 Ok(base + (row - wanted) * vocab_bytes)
             }
         }
-    }
-
-    /// Copies a row of logits to the host.
-    fn fetch_row(&mut self, row: usize) -> Result<(), DeviceError> {
-        let at = self.logits_at(row)?;
-        let bytes = self.capacity.vocab * size_of::<f32>();
-        self.staging
-            .receive(&self.stream, &self.scratch, at, bytes)?;
-        self.stream.wait()?;
-        self.row
-            .copy_from_slice(bytemuck::cast_slice(&self.staging.as_slice()[..bytes]));
-        Ok(())
-    }
-
-    /// The likeliest token, found on the card; `None` where a logit is no number: the host then says which.
-    fn likeliest(&mut self, row: usize) -> Result<Option<u32>, DeviceError> {
-        let at = self.logits_at(row)?;
-        let base = self.scratch.at();
-        let parts = base + self.sizes.offset(Area::Choose) as u64;
-        let chosen_at = self.sizes.offset(Area::Chosen);
-        self.kernels.choose(
-            &self.stream,
-            base + at as u64,
-            self.capacity.vocab as u32,
-            (parts, base + chosen_at as u64),
-        )?;
-        self.staging
-            .receive(&self.stream, &self.scratch, chosen_at, 8)?;
-        self.stream.wait()?;
-        let words: &[u32] = bytemuck::cast_slice(&self.staging.as_slice()[..8]);
-        Ok((words[1] == u32::MAX && words[0] != u32::MAX).then_some(words[0]))
     }
 }
 
@@ -353,42 +338,28 @@ fn nap(time: Duration) {
     rustix::event::poll(&mut [], Some(&time)).ok();
 }
 
-/// Whether the likeliest token of the row as it is will be drawn.
-fn is_plainly_greedy(step: &SampleStep<'_>) -> bool {
-    let p = step.params;
-    let greedy = p.temperature <= 0.0;
-    let plain = p.repetition_penalty == 1.0
-        && p.presence_penalty == 0.0
-        && p.frequency_penalty == 0.0
-        && p.dry.is_none();
-    greedy
-        && plain
-        && step.bias.is_empty()
-        && step.banned.is_empty()
-        && step.allowed.is_none()
-        && step.logprobs.is_none()
-}
-
 impl Device for CudaDevice {
     fn load_some(&mut self, until: Instant) -> Result<LoadProgress, DeviceError> {
         let progress = self.upload_some(until)?;
-        if progress.processed == progress.total && self.graph.is_none() {
+        if progress.processed == progress.total {
             self.upload_frequencies()?;
-            self.files = None; // the mapping is not needed any more
             if !self.is_resident()? {
                 return Err(DeviceError::Lost(
                     "the model's memory is not on the card".to_owned(),
                 ));
             }
-            self.capture()?;
         }
         Ok(progress)
+    }
+
+    fn tidy(&mut self) -> bool {
+        self.let_go()
     }
 
     fn forward(&mut self, step: Step<'_>) -> Result<(), DeviceError> {
         step.check(&self.capacity)?;
         self.stream.wait()?; // what an aborted step left, and the staging area that it read
-        self.logits = Logits::Stale;
+        self.forget_logits();
         self.describe(&step)?;
         let mut flight = Flight {
             rows: step.rows,
@@ -403,32 +374,12 @@ impl Device for CudaDevice {
     }
 
     fn sample(&mut self, step: SampleStep<'_>) -> Result<(), DeviceError> {
-        let chosen = if is_plainly_greedy(&step) {
-            self.likeliest(step.row)?
-        } else {
-            None
-        };
-        let sampled = match chosen {
-            Some(token) => Sampled {
-                token,
-                logprob: None,
-                top: TopLogprobs::default(),
-            },
-            None => {
-                self.fetch_row(step.row)?;
-                self.sampler
-                    .sample(&self.row, &step)
-                    .map_err(|e| DeviceError::Step(e.to_string()))?
-            }
-        };
-        self.job = Job::Done(Output::Sampled(sampled));
+        self.job = Job::Done(Output::Sampled(self.draw(&step)?));
         Ok(())
     }
 
     fn score(&mut self, row: usize, token: u32, top: usize) -> Result<(), DeviceError> {
-        self.fetch_row(row)?;
-        let scored =
-            sampling::score(&self.row, token, top).map_err(|e| DeviceError::Step(e.to_string()))?;
+        let scored = self.score_row(row, token, top)?;
         self.job = Job::Done(Output::Scored(scored));
         Ok(())
     }
@@ -525,6 +476,14 @@ impl Device for CudaDevice {
             all &= buffer.is_resident(&self.context)?;
         }
         Ok(all)
+    }
+
+    fn read_bandwidth(&mut self) -> Result<Option<f64>, DeviceError> {
+        self.measure_bandwidth().map(Some)
+    }
+
+    fn load_parts(&self) -> Vec<(&'static str, Duration)> {
+        self.load_parts.clone()
     }
 
     fn capacity(&self) -> Capacity {

@@ -3,6 +3,8 @@
 //! Up to [`ROWS_MAX`] tokens an operation is one phase: `matvec` normalises, multiplies, activates and adds. More tokens are first
 //! normalised into f16, then multiplied on the tensor cores; `project.rs` tells the two apart.
 
+use std::time::Instant;
+
 use bytemuck::Zeroable;
 use cudarc::driver::DriverError;
 
@@ -34,12 +36,14 @@ impl CudaDevice {
 
     /// Records a step of one token.
     pub(super) fn capture(&mut self) -> Result<(), DriverError> {
+        let begin = Instant::now();
         self.stream.wait()?;
         let mut all = 0..self.plan.ops.len();
         let graph = self
             .stream
             .capture(|| all.try_for_each(|op| self.run_op(op, 1, Rows::Last)))?;
         self.graph = Some(graph);
+        self.load_parts.push(("capture", begin.elapsed()));
         Ok(())
     }
 
@@ -112,19 +116,34 @@ impl CudaDevice {
                 scale,
                 positions,
             } => self.embed(*table, *scale, *positions, n),
-            attn @ Op::AttnIn {
+            Op::AttnIn {
+                layer,
                 norm,
                 qkv,
+                n_heads,
+                n_kv_heads,
+                head_dim,
                 q_norm,
                 k_norm,
                 rope,
-                ..
             } => {
-                let heads = Heads::of(attn);
+                let heads = Heads::new(*layer, (*n_heads, *n_kv_heads), *head_dim);
                 self.project(n, self.stream(*norm), &self.qkv(qkv, heads), Finish::SET)?;
                 self.rope_append(heads, (*q_norm, *k_norm), rope.as_ref(), n)
             }
-            attn @ Op::Attend { .. } => self.attend(Heads::of(attn), Scores::of(attn), n),
+            Op::Attend {
+                layer,
+                n_heads,
+                n_kv_heads,
+                head_dim,
+                scale,
+                window,
+                sinks,
+                softcap,
+            } => {
+                let heads = Heads::new(*layer, (*n_heads, *n_kv_heads), *head_dim);
+                self.attend(heads, Scores::new(*scale, *window, *sinks, *softcap), n)
+            }
             Op::AttnOut { proj, join } => self.join(n, Area::Heads, proj, join),
             Op::FfnIn {
                 norm,
@@ -145,11 +164,16 @@ impl CudaDevice {
                 activation: a,
             } => self.experts_in(n, gate, up, activation(*a), self.used(op)),
             Op::ExpertsOut { down, join } => self.experts_out(n, down, join, self.used(op)),
-            Op::Head { .. } => match rows {
-                Rows::Last => self.head_rows(n - 1, 1),
-                Rows::All if n <= ROWS_MAX => self.head_rows(0, n),
-                Rows::None | Rows::All => Ok(()), // of many rows when they are asked for
-            },
+            Op::Head { .. } => self.head(n, rows),
+        }
+    }
+
+    /// Logits of the rows that are asked for; of many rows they are computed when somebody reads them.
+    fn head(&self, n: usize, rows: Rows) -> Result<(), DriverError> {
+        match rows {
+            Rows::Last => self.head_rows(n - 1, 1),
+            Rows::All if n <= ROWS_MAX => self.head_rows(0, n),
+            Rows::None | Rows::All => Ok(()),
         }
     }
 
@@ -438,7 +462,7 @@ impl CudaDevice {
         if n > ROWS_MAX {
             self.experts_out_of_many(Slots::of(n, n_used, down), from, part)?;
         } else {
-            self.experts_of_slots(n * n_used, from, &part)?;
+            self.experts_of_slots((n, n_used), from, &part)?;
         }
         let args = Combine {
             x: self.at(Area::X),

@@ -8,18 +8,16 @@ use cudarc::driver::DriverError;
 
 use super::args::{Address, Matvec, Segment, WeightRows, epilogue, norm_kind};
 use super::launch::{
-    ATTEND_GROUPS, ATTEND_MANY, Grid, Kernels, MATVEC_THREADS, MATVEC_TOKENS, matvec_name,
+    ATTEND_GROUPS, ATTEND_MANY, Grid, Kernels, MATVEC_PAIRS, MATVEC_THREADS, MATVEC_TOKENS, is_float,
+    matvec_name,
 };
 use super::prompt::Rows;
 use super::sizes::Area;
-use super::{CudaDevice, KvType, ROWS_MAX, kv_name, prompt};
+use super::{CudaDevice, KvType, ROWS_MAX, kv_name, prompt, tiles};
 use crate::model::plan::{ExpertLinear, Linear, NormOp, Plan, Shape, TensorId};
 use crate::model::spec::{Activation, Norm};
 use crate::model::weights::Weights;
 use crate::quant::TensorType;
-
-/// Shared memory that the activations of a `matvec` may take.
-const ACTIVATION_BYTES_MAX: usize = 200 * 1024;
 
 /// Most slots of experts in one launch: a grid's second dimension.
 const SLOTS_MAX: usize = 32 * 1024;
@@ -34,6 +32,27 @@ pub(super) struct Part {
     pub(super) bias: Option<TensorId>,
     pub(super) out: Address,
     pub(super) out_stride: usize,
+}
+
+/// Tokens that go through experts.
+#[derive(Clone, Copy, Debug)]
+struct Slots {
+    /// Of all tokens together.
+    count: usize,
+    /// Experts of a token.
+    n_used: usize,
+    /// Slots that share a row of x.
+    a_token: usize,
+}
+
+impl Slots {
+    fn of_tokens(n: usize, n_used: usize) -> Self {
+        Self {
+            count: n * n_used,
+            n_used,
+            a_token: n_used,
+        }
+    }
 }
 
 impl Part {
@@ -154,7 +173,10 @@ pub fn prepare(
         .filter(|k| kinds.contains(k.name()))
     {
         for tokens in MATVEC_TOKENS {
-            kernels.prepare(&matvec_name(kind, tokens))?;
+            kernels.prepare(&matvec_name(&[kind], tokens))?;
+            for pair in MATVEC_PAIRS.iter().filter(|pair| pair[0] == kind) {
+                kernels.prepare(&matvec_name(pair, tokens))?;
+            }
         }
         for name in prompt::matmul_names(kernels.has_hopper(), kind) {
             kernels.prepare(&name)?;
@@ -208,7 +230,7 @@ impl CudaDevice {
         rows
     }
 
-    /// Multiplies; neighbouring parts of the same type together.
+    /// Multiplies; neighbouring parts of the same type together, and few tokens with parts of two types that go together.
     pub(super) fn project(
         &self,
         n: usize,
@@ -220,29 +242,39 @@ impl CudaDevice {
             self.to_half(n, from, Rows::Tokens)?;
         }
         let mut rest = parts;
-        while let Some(first) = rest.first() {
-            let same = rest
-                .iter()
-                .take_while(|p| self.kind(p) == self.kind(first))
-                .count();
-            self.project_same(n, from, &rest[..same], finish)?;
-            rest = &rest[same..];
+        while !rest.is_empty() {
+            let (together, after) = rest.split_at(self.together(n, rest));
+            match n > ROWS_MAX {
+                true => self.matmul(n, together, finish, Rows::Tokens)?,
+                false => self.project_few(n, from, together, finish)?,
+            }
+            rest = after;
         }
         Ok(())
     }
 
-    fn project_same(
+    /// How many of the parts one launch takes.
+    fn together(&self, n: usize, parts: &[Part]) -> usize {
+        let first = self.kind(&parts[0]);
+        let count = |from: &[Part], kind| from.iter().take_while(|p| self.kind(p) == kind).count();
+        let same = count(parts, first);
+        match parts.get(same).map(|p| self.kind(p)) {
+            Some(second) if n <= ROWS_MAX && MATVEC_PAIRS.contains(&[first, second]) => {
+                same + count(&parts[same..], second)
+            }
+            _ => same,
+        }
+    }
+
+    /// At most [`ROWS_MAX`] tokens, as many at once as fit.
+    fn project_few(
         &self,
         n: usize,
         from: Input,
         parts: &[Part],
         finish: Finish,
     ) -> Result<(), DriverError> {
-        if n > ROWS_MAX {
-            return self.matmul(n, parts, finish, Rows::Tokens);
-        }
-        let a_token = shared_stride_bytes(self.kind(&parts[0]), parts[0].cols.next_multiple_of(32));
-        let at_once = (ACTIVATION_BYTES_MAX / a_token).clamp(1, n);
+        let at_once = self.tokens_at_once(n, parts, finish).clamp(1, n);
         let mut first = 0;
         while first < n {
             let now = at_once.min(n - first);
@@ -289,24 +321,102 @@ impl CudaDevice {
         parts: &[Part],
         finish: Finish,
     ) -> Result<(), DriverError> {
-        let (args, grid) = self.matvec_args(n, from, parts, finish);
-        let tokens = MATVEC_TOKENS
-            .into_iter()
-            .find(|t| *t >= n)
-            .unwrap_or(ROWS_MAX);
-        self.kernels
-            .matvec(self.kind(&parts[0]), tokens, &self.stream, grid, &args)
+        let args = self.matvec_args(n, from, parts, finish);
+        self.cut(args, parts, 1, 1)
     }
 
-    fn matvec_args(&self, n: usize, from: Input, parts: &[Part], finish: Finish) -> (Matvec, Grid) {
+    /// Launches `matvec` for `slots` experts at once, of which a token has `n_used`; both 1 for what is no expert.
+    fn cut(
+        &self,
+        mut args: Matvec,
+        parts: &[Part],
+        slots: usize,
+        n_used: usize,
+    ) -> Result<(), DriverError> {
+        let n = args.n_tokens as usize;
+        let kinds = self.kinds(parts);
+        let mut grid = if is_float(kinds[0]) {
+            self.grid_of_floats(n, parts, args.epilogue)
+        } else {
+            let rows: Vec<usize> = parts.iter().map(|p| p.rows).collect();
+            let share = self.multiprocessors.div_ceil(n_used);
+            let gated = args.epilogue == epilogue::GATED;
+            let work = self.work(&kinds, parts[0].cols, (&rows, gated), n);
+            let tiling = tiles::Work { multiprocessors: share, ..work }.tiling(n);
+            args.warps_a_tile = tiling.warps_a_tile as u32;
+            args.tiles_a_pass = tiling.tiles_a_pass as u32;
+            (args.n_tiles, args.stages) = (tiling.n_tiles as u32, tiling.stages as u32);
+            let second = |p: &Part| self.kind(p) != kinds[0];
+            args.second_from = parts.iter().position(second).unwrap_or(parts.len()) as u32;
+            Grid::line(tiling.blocks, MATVEC_THREADS as u32, tiling.shared_bytes)
+        };
+        if slots > 1 {
+            // the slots share the multiprocessors
+            let each = self.multiprocessors.div_ceil(slots).max(1) as u32;
+            grid.blocks = (grid.blocks.0.min(each), slots as u32, 1);
+        }
+        self.kernels
+            .matvec(&kinds, instance(n), &self.stream, grid, &args)
+    }
+
+    /// The types of the parts, each once.
+    fn kinds(&self, parts: &[Part]) -> Vec<TensorType> {
+        let mut kinds: Vec<TensorType> = parts.iter().map(|p| self.kind(p)).collect();
+        kinds.dedup();
+        kinds
+    }
+
+    fn work<'a>(
+        &self,
+        kinds: &'a [TensorType],
+        cols: usize,
+        (rows, gated): (&'a [usize], bool),
+        n: usize,
+    ) -> tiles::Work<'a> {
+        tiles::Work {
+            kinds,
+            cols,
+            rows,
+            gated,
+            tokens: instance(n),
+            multiprocessors: self.multiprocessors,
+            shared_max: self.kernels.shared_max(),
+        }
+    }
+
+    /// Tokens whose activations fit in shared memory together.
+    fn tokens_at_once(&self, n: usize, parts: &[Part], finish: Finish) -> usize {
+        let kinds = self.kinds(parts);
+        let rows: Vec<usize> = parts.iter().map(|p| p.rows).collect();
+        if is_float(kinds[0]) {
+            return self.kernels.shared_max() / floats_a_token(parts[0].cols);
+        }
+        let gated = finish.epilogue == epilogue::GATED;
+        self.work(&kinds, parts[0].cols, (&rows, gated), n)
+            .tokens_max()
+    }
+
+    /// Blocks of `matvec_floats`: two a multiprocessor where there is work for them and room.
+    fn grid_of_floats(&self, n: usize, parts: &[Part], epilogue: u32) -> Grid {
+        let items: usize = match epilogue {
+            epilogue::GATED => parts[0].rows,
+            _ => parts.iter().map(|p| p.rows).sum(),
+        };
+        let shared_bytes = n * floats_a_token(parts[0].cols);
+        let few = items <= self.multiprocessors * MATVEC_THREADS / 32;
+        let alone = few || n > 1 || shared_bytes > self.kernels.shared_max() / 2;
+        let blocks = items.min(self.multiprocessors * if alone { 1 } else { 2 });
+        Grid::line(blocks, MATVEC_THREADS as u32, shared_bytes)
+    }
+
+    fn matvec_args(&self, n: usize, from: Input, parts: &[Part], finish: Finish) -> Matvec {
         let mut args = Matvec::zeroed();
         for (segment, part) in args.segments.iter_mut().zip(parts) {
             *segment = self.segment(part);
         }
-        let cols = parts[0].cols.next_multiple_of(32);
         (args.n_segments, args.n_tokens) = (parts.len() as u32, n as u32);
-        (args.cols, args.width) = (cols as u32, from.width as u32);
-        (args.x, args.x_stride) = (from.x, from.stride as u32);
+        args.cols = parts[0].cols.next_multiple_of(32) as u32;
+        (args.width, args.x, args.x_stride) = (from.width as u32, from.x, from.stride as u32);
         if let Some(norm) = from.norm {
             (args.norm, args.eps) = norm_numbers(norm.norm);
             (args.norm_weight, args.norm_bias) =
@@ -314,24 +424,7 @@ impl CudaDevice {
         }
         (args.epilogue, args.scale, args.softcap) = (finish.epilogue, finish.scale, finish.softcap);
         (args.activation, args.alpha, args.limit) = finish.activation;
-        let items: usize = match finish.epilogue {
-            epilogue::GATED => parts[0].rows,
-            _ => parts.iter().map(|p| p.rows).sum(),
-        };
-        let shared_bytes = n * shared_stride_bytes(self.kind(&parts[0]), cols);
-        let a_block = MATVEC_THREADS / 32;
-        // two blocks a multiprocessor where there is work for them and room
-        let few = items <= self.multiprocessors * a_block;
-        let resident = if few || n > 1 || shared_bytes > 100 * 1024 {
-            1
-        } else {
-            2
-        };
-        let blocks = items.min(self.multiprocessors * resident);
-        (
-            args,
-            Grid::line(blocks, MATVEC_THREADS as u32, shared_bytes),
-        )
+        args
     }
 
     pub(super) fn segment(&self, part: &Part) -> Segment {
@@ -369,15 +462,15 @@ impl CudaDevice {
         n_used: usize,
     ) -> Result<(), DriverError> {
         if self.kind(&parts[0]) == self.kind(&parts[1]) {
-            return self.slots(n * n_used, n_used, from, parts, finish);
+            return self.slots(Slots::of_tokens(n, n_used), from, parts, finish);
         }
         let [gate, up] = *parts;
         let up = Part {
             out: self.at(Area::ExpertAdded),
             ..up
         };
-        self.slots(n * n_used, n_used, from, &[gate], Finish::SET)?;
-        self.slots(n * n_used, n_used, from, &[up], Finish::SET)?;
+        self.slots(Slots::of_tokens(n, n_used), from, &[gate], Finish::SET)?;
+        self.slots(Slots::of_tokens(n, n_used), from, &[up], Finish::SET)?;
         self.kernels.gate_rows(
             &self.stream,
             (gate.out, up.out),
@@ -389,52 +482,51 @@ impl CudaDevice {
     /// Every slot's own row through its expert.
     pub(super) fn experts_of_slots(
         &self,
-        slots: usize,
+        (n, n_used): (usize, usize),
         from: Input,
         part: &Part,
     ) -> Result<(), DriverError> {
-        self.slots(slots, 1, from, &[*part], Finish::SET)
+        let slots = Slots {
+            a_token: 1,
+            ..Slots::of_tokens(n, n_used)
+        };
+        self.slots(slots, from, &[*part], Finish::SET)
     }
 
     fn slots(
         &self,
-        slots: usize,
-        slots_a_token: usize,
+        slots: Slots,
         from: Input,
         parts: &[Part],
         finish: Finish,
     ) -> Result<(), DriverError> {
-        let a_launch = SLOTS_MAX - SLOTS_MAX % slots_a_token;
-        for first in (0..slots).step_by(a_launch) {
+        let a_launch = SLOTS_MAX - SLOTS_MAX % slots.a_token;
+        for first in (0..slots.count).step_by(a_launch) {
             let input = Input {
-                x: from.x + (first / slots_a_token * from.stride * 4) as u64,
+                x: from.x + (first / slots.a_token * from.stride * 4) as u64,
                 ..from
             };
-            let (mut args, mut grid) = self.matvec_args(1, input, parts, finish);
+            let mut args = self.matvec_args(1, input, parts, finish);
             for (segment, part) in args.segments.iter_mut().zip(parts) {
                 segment.out += (first * part.out_stride * 4) as u64;
             }
             args.experts = self.at(Area::ExpertIds) + (first * 4) as u64;
-            args.slots_a_token = slots_a_token as u32;
-            let now = a_launch.min(slots - first);
-            // the slots share the multiprocessors
-            grid.blocks = (
-                (grid.blocks.0 as usize).min((2 * self.multiprocessors).div_ceil(now).max(8))
-                    as u32,
-                now as u32,
-                1,
-            );
-            self.kernels
-                .matvec(self.kind(&parts[0]), 1, &self.stream, grid, &args)?;
+            args.slots_a_token = slots.a_token as u32;
+            let now = a_launch.min(slots.count - first);
+            self.cut(args, parts, now, slots.n_used)?;
         }
         Ok(())
     }
 }
 
-/// Shared memory that one token's activations take in `matvec`: `shared_stride` of `cuda/matvec.cu`, or a little more.
-fn shared_stride_bytes(kind: TensorType, cols: usize) -> usize {
-    match kind {
-        TensorType::F32 | TensorType::F16 | TensorType::BF16 => (cols + cols / 32 * 4 + 8) * 4,
-        _ => cols.div_ceil(128) * 4 * 80,
-    }
+/// The instance of `matvec` for so many tokens: one of [`MATVEC_TOKENS`].
+fn instance(n: usize) -> usize {
+    let of = MATVEC_TOKENS.into_iter().find(|t| *t >= n);
+    of.unwrap_or(ROWS_MAX)
+}
+
+/// Shared memory that one token's activations take in `matvec_floats`: `shared_stride` of `cuda/matvec_floats.cu`, or a little more.
+fn floats_a_token(cols: usize) -> usize {
+    let cols = cols.next_multiple_of(32);
+    (cols + cols / 32 * 4 + 8) * 4
 }

@@ -1,11 +1,12 @@
 //! What a model takes on a card, and where each part lies: computed from the plan before a card is touched, so that `--check` needs none.
 
 use super::args::StepHeader;
-use super::launch::{CHOOSE_BLOCKS, SPLIT};
+use super::launch::{CHOOSE_BLOCKS, SEARCH_BLOCKS, SPLIT};
 use super::layout::{ALIGNMENT, MatrixLayout};
 use super::{KvType, Memory, PAGE_TOKENS, ROWS_MAX, STEP_TOKENS_MAX, element_bytes, positions};
 use crate::model::plan::{Op, Plan, RopeOp, Shape, TensorId};
 use crate::model::weights::Weights;
+use crate::sampling::TokenSet;
 
 /// Columns of f16 activations are padded with zeros to a multiple of this: a pass of `cuda/matmul.cu`.
 pub const HALF_COLS_STEP: usize = 128;
@@ -25,8 +26,11 @@ pub const TILE_ROWS: usize = 128;
 /// Most bytes of decoded weights; of a larger matrix some rows are decoded and multiplied at a time.
 const EXPANDED_BYTES_MAX: usize = 128 << 20;
 
-/// Bytes of the file that are on the card at once while they are split.
-pub const UPLOAD_BYTES: usize = 64 << 20;
+/// Pieces of the file that are on their way to the card at once.
+pub const UPLOAD_SLOTS: usize = 4;
+
+/// Bytes of a piece. Smaller ones cost calls, larger ones wait for each other.
+pub const PIECE_BYTES: usize = 16 << 20;
 
 /// A part of the scratch memory. Activations are f32 (tokens, width).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,11 +85,17 @@ pub enum Area {
     Logits,
     /// Partial results of the choice of a token.
     Choose,
-    /// The token chosen.
-    Chosen,
+    /// Of a search of a row: the largest logits of its blocks, counts, and the mask of what is allowed.
+    Search,
 }
 
-const AREAS: usize = Area::Chosen as usize + 1;
+const AREAS: usize = Area::Search as usize + 1;
+
+/// Bytes of the largest logits in [`Area::Search`]: a logit and an id each.
+pub const SEARCH_LARGEST_BYTES: usize = SEARCH_BLOCKS * 8;
+
+/// Bytes of the counts behind them: `BINS` of `cuda/candidates.cu`, and one.
+pub const SEARCH_COUNTS_BYTES: usize = (1024 + 1) * 4;
 
 /// Widths of the activations, the widest of all layers.
 #[derive(Clone, Copy, Debug, Default)]
@@ -124,8 +134,7 @@ pub struct Sizes {
     vocab: usize,
 }
 
-/// Most query heads that share a key head, and the widest head.
-const GROUP_MAX: usize = 16;
+/// The widest head.
 const HEAD_MAX: usize = 1024;
 
 /// Rows of so many slots, sorted, each expert's filled up to a multiple of 8.
@@ -337,9 +346,12 @@ fn areas(plan: &Plan, w: Widths, pages: usize) -> ([usize; AREAS], usize) {
     }
     area(Area::Logits, ROWS_MAX * plan.n_vocab * 4);
     area(Area::Choose, CHOOSE_BLOCKS as usize * 12);
-    area(Area::Chosen, 8);
+    area(
+        Area::Search,
+        SEARCH_LARGEST_BYTES + SEARCH_COUNTS_BYTES + TokenSet::words(plan.n_vocab) * 4,
+    );
     // while the model is brought in, pieces of the file lie where the activations will be
-    (at, end.max(UPLOAD_BYTES + ALIGNMENT))
+    (at, end.max(UPLOAD_SLOTS * PIECE_BYTES))
 }
 
 fn widths(plan: &Plan) -> Result<Widths, String> {
@@ -363,17 +375,13 @@ fn widths(plan: &Plan) -> Result<Widths, String> {
                 w.expanded = w.expanded.max(here);
             }
             Op::Attend {
-                n_heads,
-                head_dim,
-                n_kv_heads,
-                ..
+                n_heads, head_dim, ..
             } => {
                 w.head = w.head.max(*head_dim);
                 w.heads = w.heads.max(*n_heads);
-                let group = n_heads / n_kv_heads;
-                if group > GROUP_MAX || wide(*head_dim) > HEAD_MAX {
+                if wide(*head_dim) > HEAD_MAX {
                     return Err(format!(
-                        "{group} query heads for each key head of width {head_dim}; at most {GROUP_MAX} and {HEAD_MAX} are possible"
+                        "heads of width {head_dim}; at most {HEAD_MAX} is possible"
                     ));
                 }
             }

@@ -17,9 +17,6 @@ const WARPS: usize = MATVEC_THREADS / 32;
 /// Most slots of a warp's ring: `STAGES_MAX` of `cuda/matvec.cu`.
 const STAGES_MAX: usize = 4;
 
-/// Shared memory of a block that leaves room for the block of the kernel that follows, which then has its first copies under way.
-const HALF_BYTES: usize = 112 * 1024;
-
 /// The numbers of one launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tiling {
@@ -111,8 +108,9 @@ impl Work<'_> {
         let passes = n_tiles.div_ceil(blocks * tiles_a_pass);
         let useful = (passes * self.octets().div_ceil(warps_a_tile)).min(STAGES_MAX);
         let within = |bytes: usize| bytes.saturating_sub(fixed) / stage;
-        let stages = within(HALF_BYTES).max(2).min(within(self.shared_max)).min(useful);
-        let stages = stages.max(1);
+        // half, so that a block of the kernel that follows finds room and has its first copies under way
+        let stages = within(self.shared_max / 2).max(2).min(within(self.shared_max));
+        let stages = stages.min(useful).max(1);
         Tiling {
             n_tiles,
             warps_a_tile,

@@ -1,7 +1,7 @@
 //! A step for a trace: operation by operation, each shown when it is done.
 
 use super::sizes::Area;
-use super::{CudaDevice, Logits, ROWS_MAX, Rows};
+use super::{CudaDevice, ROWS_MAX, Rows};
 use crate::device::{DeviceError, Shown, Step};
 use crate::model::plan::Op;
 
@@ -42,7 +42,7 @@ impl CudaDevice {
     ) -> Result<(), DeviceError> {
         step.check(&self.capacity)?;
         self.stream.wait()?;
-        self.logits = Logits::Stale;
+        self.forget_logits();
         self.describe(&step)?;
         let (tokens, rows) = (step.tokens.len(), step.rows);
         for op in 0..self.plan.ops.len() {
