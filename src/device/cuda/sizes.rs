@@ -309,17 +309,9 @@ fn areas(plan: &Plan, w: Widths, pages: usize) -> ([usize; AREAS], usize) {
     area(Area::Added, tokens * plan.n_embd * 4);
     let slots = tokens * w.experts_used;
     let sorted = sorted_rows(slots, w.experts);
-    let padded = |cols: usize| cols.next_multiple_of(HALF_COLS_STEP);
-    let halves = tokens.next_multiple_of(8) * padded(w.cols);
-    let of_experts = sorted * padded(plan.n_embd.max(w.expert_hidden));
-    area(
-        Area::Half,
-        (halves.max(of_experts) + HALF_ROWS_BEYOND * PANEL) * 2,
-    );
-    area(
-        Area::HalfScales,
-        (tokens.max(sorted) + HALF_ROWS_BEYOND) * 4,
-    );
+    let (half_bytes, half_rows) = half(plan, w, sorted);
+    area(Area::Half, half_bytes);
+    area(Area::HalfScales, half_rows * 4);
     area(Area::Expanded, w.expanded);
     let splits = positions(pages).div_ceil(SPLIT);
     area(
@@ -352,6 +344,15 @@ fn areas(plan: &Plan, w: Widths, pages: usize) -> ([usize; AREAS], usize) {
     );
     // while the model is brought in, pieces of the file lie where the activations will be
     (at, end.max(UPLOAD_SLOTS * PIECE_BYTES))
+}
+
+/// Bytes of activations as f16, and how many rows have a scale: of tokens, or of so many sorted slots.
+fn half(plan: &Plan, w: Widths, sorted: usize) -> (usize, usize) {
+    let padded = |cols: usize| cols.next_multiple_of(HALF_COLS_STEP);
+    let of_tokens = STEP_TOKENS_MAX.next_multiple_of(8) * padded(w.cols);
+    let of_experts = sorted * padded(plan.n_embd.max(w.expert_hidden));
+    let bytes = (of_tokens.max(of_experts) + HALF_ROWS_BEYOND * PANEL) * 2;
+    (bytes, STEP_TOKENS_MAX.max(sorted) + HALF_ROWS_BEYOND)
 }
 
 fn widths(plan: &Plan) -> Result<Widths, String> {
