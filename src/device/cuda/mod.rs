@@ -138,6 +138,10 @@ impl CudaDevice {
             context: tokens,
             kv,
         } = options;
+        if kv == KvType::Q8_0 {
+            let text = "a KV cache of q8_0; it can be f16 or f32".to_owned();
+            return Err(CudaError::Unsupported(text));
+        }
         let sizes = Sizes::of(&plan, &weights, tokens, kv).map_err(CudaError::Unsupported)?;
         let open = |source| CudaError::Open { ordinal, source };
         let context = Context::open(ordinal).map_err(open)?;
@@ -500,10 +504,7 @@ impl Device for CudaDevice {
     }
 
     fn state_id(&self) -> String {
-        let kv = match self.kv {
-            KvType::F16 => "f16",
-            KvType::F32 => "f32",
-        };
+        let kv = self.kv.name();
         format!(
             "{} {}, cuda pages of {kv}",
             self.plan.architecture, self.fingerprint
@@ -540,15 +541,14 @@ fn element_bytes(kv: KvType) -> usize {
     match kv {
         KvType::F16 => size_of::<f16>(),
         KvType::F32 => size_of::<f32>(),
+        // refused in `new`
+        KvType::Q8_0 => size_of::<i8>(),
     }
 }
 
 /// How the kernels' names call the pool's elements.
 fn kv_name(kv: KvType) -> &'static str {
-    match kv {
-        KvType::F16 => "f16",
-        KvType::F32 => "f32",
-    }
+    kv.name()
 }
 
 /// Positions of all pages, for sizes.
