@@ -81,6 +81,12 @@ fn halves_in_the_cache_cost_little() {
     assert_close(KvType::F16, 2e-3);
 }
 
+/// A block's largest is 127, so what is rounded is off by up to 1/254 of that.
+#[test]
+fn q8_0_in_the_cache_costs_a_hundredth() {
+    assert_close(KvType::Q8_0, 3e-2);
+}
+
 /// The reference with keys and values rounded to halves: what the worker's cache costs is that and nothing else. Where singles before the
 /// rounding are on the other side of the middle between two halves than doubles are, an element is off by 1/1024 of itself.
 #[test]
@@ -114,16 +120,19 @@ fn pieces_of_any_size_and_every_instruction_set_give_the_same_bits() {
     for fixture in fixtures::all() {
         let longest = fixture.prompts.iter().max_by_key(|p| p.tokens.len());
         let tokens = &longest.expect("a prompt").tokens;
-        let mut device = device_of(&fixture, KvType::F16, Isa::best());
-        let whole = logits(&mut device, tokens, 64);
-        for piece in [1, 2, 3, 7, 13] {
-            let pieces = logits(&mut device, tokens, piece);
-            assert!(whole == pieces, "{}: pieces of {piece}", fixture.name);
-        }
-        for isa in Isa::available() {
-            let mut device = device_of(&fixture, KvType::F16, isa);
-            let same = whole == logits(&mut device, tokens, 64);
-            assert!(same, "{}: {} has other bits", fixture.name, isa.name());
+        for kv in [KvType::F16, KvType::Q8_0] {
+            let mut device = device_of(&fixture, kv, Isa::best());
+            let whole = logits(&mut device, tokens, 64);
+            let what = format!("{} over {kv:?}", fixture.name);
+            for piece in [1, 2, 3, 7, 13] {
+                let pieces = logits(&mut device, tokens, piece);
+                assert!(whole == pieces, "{what}: pieces of {piece}");
+            }
+            for isa in Isa::available() {
+                let mut device = device_of(&fixture, kv, isa);
+                let same = whole == logits(&mut device, tokens, 64);
+                assert!(same, "{what}: {} has other bits", isa.name());
+            }
         }
     }
 }
@@ -199,6 +208,9 @@ fn memory_counts_what_an_architecture_needs() {
         if fixture.name == "gemma3" {
             // keys of 20 values, values padded to 32, one head, seven layers, two bytes each
             assert_eq!(memory.kv_bytes, 256 * 7 * (20 + 32) * 2);
+            // padded to 32, with a scale
+            let memory = device_of(&fixture, KvType::Q8_0, Isa::best()).memory();
+            assert_eq!(memory.kv_bytes, 256 * 7 * (34 + 34));
         }
         if fixture.name == "gpt-oss" {
             // 64 tokens with three experts each: what they read, gate, up, results

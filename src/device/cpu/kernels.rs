@@ -353,7 +353,8 @@ unsafe fn write_head<L: Lanes, const D: usize>(
         let mut lanes = [0.0f32; 16];
         // SAFETY: `lanes` holds 16 values.
         unsafe { v.mul(L::splat(factor)).store(lanes.as_mut_ptr()) };
-        let start = from + d * 16;
+        // padding may begin before the vector
+        let start = (from + d * 16).min(out.len());
         let n = out.len().saturating_sub(start).min(16);
         out[start..start + n].copy_from_slice(&lanes[..n]);
     }
@@ -375,7 +376,7 @@ unsafe fn weigh_values<L: Lanes, E: KvElement>(
             write_head(values, factor, from, out);
             from += 64;
         }
-        while from < job.value_stride {
+        while from < job.head_dim {
             let values = values_block::<L, E, 1>(job, weights, from);
             write_head(values, factor, from, out);
             from += 16;
