@@ -399,6 +399,7 @@ fn the_real_model_says_what_the_reference_says() {
         }
     }
     let bounds = Bounds {
+        clear_min: 1.0,
         top1_min: 0.995,
         delta_max: 0.01,
         weighted_max: 1e-3,

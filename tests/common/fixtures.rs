@@ -17,6 +17,8 @@ pub struct Fixture {
     pub prompts: Vec<Prompt>,
     /// The last logits of the last prompt where the reference keeps keys and values as halves, too.
     pub logits_kv_f16: Vec<Vec<f32>>,
+    /// The same with keys and values in blocks of Q8_0.
+    pub logits_kv_q8_0: Vec<Vec<f32>>,
 }
 
 /// Tokens from position 0 on, and the logits after each of them.
@@ -69,5 +71,6 @@ fn read(folder: PathBuf) -> Fixture {
             .map(prompt)
             .collect(),
         logits_kv_f16: logits("logits-kv-f16.f32"),
+        logits_kv_q8_0: logits("logits-kv-q8_0.f32"),
     }
 }

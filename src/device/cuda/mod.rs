@@ -138,10 +138,7 @@ impl CudaDevice {
             context: tokens,
             kv,
         } = options;
-        if kv == KvType::Q8_0 {
-            let text = "a KV cache of q8_0; it can be f16 or f32".to_owned();
-            return Err(CudaError::Unsupported(text));
-        }
+        check_kv(kv)?;
         let sizes = Sizes::of(&plan, &weights, tokens, kv).map_err(CudaError::Unsupported)?;
         let open = |source| CudaError::Open { ordinal, source };
         let context = Context::open(ordinal).map_err(open)?;
@@ -533,6 +530,17 @@ impl Device for CudaDevice {
 
     fn memory(&self) -> Memory {
         self.sizes.memory()
+    }
+}
+
+/// Refuses a form of the cache that the kernels do not have.
+fn check_kv(kv: KvType) -> Result<(), CudaError> {
+    match kv {
+        KvType::F16 | KvType::F32 => Ok(()),
+        KvType::Q8_0 => {
+            let text = "a KV cache of q8_0; use --kv-type f16, or --device cpu".to_owned();
+            Err(CudaError::Unsupported(text))
+        }
     }
 }
 
