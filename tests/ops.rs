@@ -5,11 +5,12 @@ use proptest::prelude::*;
 use worker_orcd::device::PAGE_TOKENS;
 use worker_orcd::device::cpu::isa::Isa;
 use worker_orcd::device::cpu::kernels::{Attend, Kernels, MatMul, Store, padded};
+use worker_orcd::device::cpu::kv::KvElement;
 use worker_orcd::device::cpu::moe::Routing;
 use worker_orcd::device::cpu::naive;
 use worker_orcd::device::cpu::program::Choice;
 use worker_orcd::model::spec::Gating;
-use worker_orcd::quant::TensorType;
+use worker_orcd::quant::{Block, BlockQ8_0, TensorType};
 
 /// Numbers that repeat for a seed, in about -1 to 1.
 fn numbers(seed: u64, n: usize) -> Vec<f32> {
@@ -227,6 +228,57 @@ proptest! {
             let job = Attend { queries: &q, pool: &pool[..], key_offsets: &key_offsets, value_offsets: &value_offsets, value_stride: stride, head_dim, first, positions, scale, softcap, sinks: &sinks };
             // SAFETY: `kernel_sets` holds only what this machine has.
             unsafe { (kernels.attend_f32)(&job, &mut buffer, &mut out) };
+            for (ours, twin) in out.iter().zip(&expected) {
+                prop_assert!((ours - twin).abs() <= 2e-5, "{}: {ours} is not {twin}", isa.name());
+            }
+            of_all.push(bits(&out));
+        }
+        prop_assert!(of_all.windows(2).all(|w| w[0] == w[1]), "instruction sets differ");
+    }
+}
+
+/// What blocks of Q8_0 make of a head.
+fn in_blocks(head: &[f32]) -> Vec<f32> {
+    let block = |part: &[f32]| {
+        let mut padded = [0.0; 32];
+        padded[..part.len()].copy_from_slice(part);
+        let weights = BlockQ8_0::quantize(&padded).dequantize();
+        weights[..part.len()].to_vec()
+    };
+    head.chunks(32).flat_map(block).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Attention over blocks of Q8_0 is the twin's over what the blocks stand for.
+    #[test]
+    fn attention_over_q8_0_follows_its_twin(head_dim in 1..140usize, group in 1..6usize, positions in 1..400usize, seed in 0..1000u64) {
+        let layout = <i8 as KvElement>::layout(head_dim);
+        let page = layout.keys + layout.values;
+        let pages = positions.div_ceil(PAGE_TOKENS);
+        let q = numbers(seed, head_dim * group);
+        let rows = |seed| -> Vec<Vec<f32>> { numbers(seed, head_dim * positions).chunks_exact(head_dim).map(<[f32]>::to_vec).collect() };
+        let (keys, values) = (rows(seed + 1), rows(seed + 2));
+        // what is padding is of no matter
+        let mut pool = vec![77i8; pages * page];
+        for (t, (key, value)) in keys.iter().zip(&values).enumerate() {
+            let (of_keys, of_values) = pool[t / PAGE_TOKENS * page..][..page].split_at_mut(layout.keys);
+            i8::write_key(of_keys, t % PAGE_TOKENS, key);
+            i8::write_value(of_values, t % PAGE_TOKENS, value);
+        }
+        let [keys, values] = [keys, values].map(|rows| rows.iter().map(|row| in_blocks(row)).collect::<Vec<_>>());
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        let twin = |q| naive::attend(q, &keys, &values, scale, naive::Extras { first: 0, softcap: None, sink: None });
+        let expected: Vec<f32> = q.chunks_exact(head_dim).flat_map(twin).collect();
+        let (key_offsets, value_offsets) = (|p: usize| p * page, |p: usize| p * page + layout.keys);
+        let mut of_all = Vec::new();
+        for (isa, kernels) in kernel_sets() {
+            let mut out = vec![f32::NAN; head_dim * group];
+            let mut buffer = vec![f32::NAN; group * pages * PAGE_TOKENS];
+            let job = Attend { queries: &q, pool: &pool[..], key_offsets: &key_offsets, value_offsets: &value_offsets, value_stride: layout.value_stride, head_dim, first: 0, positions, scale, softcap: None, sinks: &[] };
+            // SAFETY: `kernel_sets` holds only what this machine has.
+            unsafe { (kernels.attend_q8_0)(&job, &mut buffer, &mut out) };
             for (ours, twin) in out.iter().zip(&expected) {
                 prop_assert!((ours - twin).abs() <= 2e-5, "{}: {ours} is not {twin}", isa.name());
             }

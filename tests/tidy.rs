@@ -58,6 +58,7 @@ const UNSAFE_FILES: &[&str] = &[
     "src/device/cpu/formats/mod.rs",
     "src/device/cpu/formats/tables.rs",
     "src/device/cpu/kernels.rs",
+    "src/device/cpu/kv.rs",
     "src/device/cpu/lanes.rs",
     "src/device/cpu/lanes_x86.rs",
     "src/device/cpu/matmul.rs",

@@ -7,6 +7,7 @@
 
 use half::f16;
 
+use super::kv::{BLOCK, KvElement};
 use super::lanes::{LANES, Lanes, exp, tanh};
 use super::matmul;
 use crate::device::PAGE_TOKENS;
@@ -55,11 +56,11 @@ pub struct Attend<'a, E> {
     pub queries: &'a [f32],
     /// The KV pool.
     pub pool: &'a [E],
-    /// Where each page's keys of this layer and head begin: (PAGE_TOKENS, head_dim), positions innermost.
+    /// Where each page's keys of this layer and head begin; `kv.rs` has the layout, as for the values.
     pub key_offsets: &'a dyn Fn(usize) -> usize,
-    /// Where each page's values of this layer and head begin: (value_stride, PAGE_TOKENS).
+    /// Where each page's values of this layer and head begin.
     pub value_offsets: &'a dyn Fn(usize) -> usize,
-    /// Distance between two positions' values: head_dim rounded up to 16.
+    /// Distance between two positions' values.
     pub value_stride: usize,
     /// Width of a head.
     pub head_dim: usize,
@@ -73,48 +74,6 @@ pub struct Attend<'a, E> {
     pub softcap: Option<f32>,
     /// One score for each query head that joins its softmax without a value; empty where there are none.
     pub sinks: &'a [f32],
-}
-
-/// An element of the KV pool.
-pub trait KvElement: Copy + Default {
-    /// 16 elements, widened.
-    ///
-    /// # Safety
-    ///
-    /// As [`Lanes`]; `from` must be readable for 16 elements.
-    unsafe fn load<L: Lanes>(from: *const Self) -> L;
-    /// Rounds to the nearest, ties to even.
-    fn from_f32(value: f32) -> Self;
-    /// Exact.
-    fn to_f32(self) -> f32;
-}
-
-impl KvElement for f16 {
-    #[inline(always)]
-    unsafe fn load<L: Lanes>(from: *const Self) -> L {
-        // SAFETY: the caller's contract is the same.
-        unsafe { L::load_f16(from) }
-    }
-    fn from_f32(value: f32) -> Self {
-        f16::from_f32(value)
-    }
-    fn to_f32(self) -> f32 {
-        self.to_f32()
-    }
-}
-
-impl KvElement for f32 {
-    #[inline(always)]
-    unsafe fn load<L: Lanes>(from: *const Self) -> L {
-        // SAFETY: the caller's contract is the same.
-        unsafe { L::load(from) }
-    }
-    fn from_f32(value: f32) -> Self {
-        value
-    }
-    fn to_f32(self) -> f32 {
-        self
-    }
 }
 
 /// out = x / √(mean(x²) + eps) × weight; all of them padded with zeros beyond `len`.
@@ -254,25 +213,32 @@ unsafe fn softcap<L: Lanes>(x: &mut [f32], cap: f32) {
     rest.copy_from_slice(&last[..rest.len()]);
 }
 
-/// H query heads times P × 16 positions of one page.
+/// H query heads times P × 16 positions of one page, from `first` on.
 #[inline(always)]
 unsafe fn scores_block<L: Lanes, E: KvElement, const H: usize, const P: usize>(
     q: *const f32,
     head_dim: usize,
     keys: *const E,
+    first: usize,
 ) -> [[L; P]; H] {
-    // SAFETY: q holds H heads of head_dim; keys hold head_dim rows of PAGE_TOKENS and at least P × 16 of them from `keys` on.
+    // SAFETY: q holds H heads of head_dim; keys are a head's of a page, and first + P × 16 ≤ PAGE_TOKENS.
     unsafe {
         let mut acc = [[L::splat(0.0); P]; H];
-        for d in 0..head_dim {
-            let mut k = [L::splat(0.0); P];
-            for (p, kv) in k.iter_mut().enumerate() {
-                *kv = E::load::<L>(keys.add(d * PAGE_TOKENS + p * 16));
+        for begin in (0..head_dim).step_by(BLOCK) {
+            let mut scales = [L::splat(1.0); P];
+            for (p, scale) in scales.iter_mut().enumerate() {
+                *scale = E::key_scales::<L>(keys, head_dim, begin, first + p * 16);
             }
-            for (h, row) in acc.iter_mut().enumerate() {
-                let qv = L::splat(*q.add(h * head_dim + d));
-                for (a, kv) in row.iter_mut().zip(k) {
-                    *a = qv.mul_add(kv, *a);
+            for d in begin..head_dim.min(begin + BLOCK) {
+                let mut k = [L::splat(0.0); P];
+                for (p, kv) in k.iter_mut().enumerate() {
+                    *kv = E::load::<L>(keys.add(d * PAGE_TOKENS + first + p * 16), scales[p]);
+                }
+                for (h, row) in acc.iter_mut().enumerate() {
+                    let qv = L::splat(*q.add(h * head_dim + d));
+                    for (a, kv) in row.iter_mut().zip(k) {
+                        *a = qv.mul_add(kv, *a);
+                    }
                 }
             }
         }
@@ -290,14 +256,14 @@ unsafe fn scores<L: Lanes, E: KvElement, const H: usize, const P: usize>(
 ) {
     let scale = job.scale;
     for page in job.first / PAGE_TOKENS..job.positions.div_ceil(PAGE_TOKENS) {
-        let keys = &job.pool[(job.key_offsets)(page)..][..job.head_dim * PAGE_TOKENS];
+        let keys = &job.pool[(job.key_offsets)(page)..][..E::layout(job.head_dim).keys];
         let in_page = (job.positions - page * PAGE_TOKENS).min(PAGE_TOKENS);
         let begin = job.first.saturating_sub(page * PAGE_TOKENS);
         for first in (begin - begin % (16 * P)..in_page).step_by(16 * P) {
             // SAFETY: P divides the 16 vectors of a page, so the block stays inside the page and inside `out`, which holds whole pages.
             unsafe {
                 let block =
-                    scores_block::<L, E, H, P>(q.as_ptr(), job.head_dim, keys.as_ptr().add(first));
+                    scores_block::<L, E, H, P>(q.as_ptr(), job.head_dim, keys.as_ptr(), first);
                 for (h, row) in block.into_iter().enumerate() {
                     for (p, v) in row.into_iter().enumerate() {
                         let at = h * stride + page * PAGE_TOKENS + first + p * 16;
@@ -356,15 +322,18 @@ unsafe fn values_block<L: Lanes, E: KvElement, const D: usize>(
     unsafe {
         let mut acc = [L::splat(0.0); D];
         for page in job.first / PAGE_TOKENS..job.positions.div_ceil(PAGE_TOKENS) {
-            let values = &job.pool[(job.value_offsets)(page)..][..job.value_stride * PAGE_TOKENS];
+            let values = &job.pool[(job.value_offsets)(page)..][..E::layout(job.head_dim).values];
             let in_page = (job.positions - page * PAGE_TOKENS).min(PAGE_TOKENS);
             let begin = job.first.saturating_sub(page * PAGE_TOKENS);
             let weights = &weights[page * PAGE_TOKENS..][begin..in_page];
             for (i, weight) in weights.iter().enumerate() {
-                let row = values.as_ptr().add((begin + i) * job.value_stride + from);
+                let (position, stride) = (begin + i, job.value_stride);
+                let row = values.as_ptr().add(position * stride + from);
                 let w = L::splat(*weight);
                 for (d, a) in acc.iter_mut().enumerate() {
-                    *a = w.mul_add(E::load::<L>(row.add(d * 16)), *a);
+                    let at = from + d * 16;
+                    let scale = E::value_scale::<L>(values.as_ptr(), stride, at, position);
+                    *a = w.mul_add(E::load::<L>(row.add(d * 16), scale), *a);
                 }
             }
         }
@@ -384,7 +353,8 @@ unsafe fn write_head<L: Lanes, const D: usize>(
         let mut lanes = [0.0f32; 16];
         // SAFETY: `lanes` holds 16 values.
         unsafe { v.mul(L::splat(factor)).store(lanes.as_mut_ptr()) };
-        let start = from + d * 16;
+        // padding may begin before the vector
+        let start = (from + d * 16).min(out.len());
         let n = out.len().saturating_sub(start).min(16);
         out[start..start + n].copy_from_slice(&lanes[..n]);
     }
@@ -406,7 +376,7 @@ unsafe fn weigh_values<L: Lanes, E: KvElement>(
             write_head(values, factor, from, out);
             from += 64;
         }
-        while from < job.value_stride {
+        while from < job.head_dim {
             let values = values_block::<L, E, 1>(job, weights, from);
             write_head(values, factor, from, out);
             from += 16;
@@ -421,6 +391,7 @@ unsafe fn attend<L: Lanes, E: KvElement>(job: &Attend<'_, E>, buffer: &mut [f32]
     let stride = job.positions.next_multiple_of(PAGE_TOKENS);
     assert!(job.first < job.positions && buffer.len() >= group * stride);
     assert!(out.len() == job.queries.len());
+    assert!(job.value_stride == E::layout(job.head_dim).value_stride);
     let seen = job.first - job.first % LANES..job.positions.next_multiple_of(LANES);
     // SAFETY: the caller vouches for the instructions; slices below carry their lengths.
     unsafe {
@@ -480,6 +451,8 @@ pub struct Kernels {
     pub attend_f16: unsafe fn(&Attend<'_, f16>, &mut [f32], &mut [f32]),
     /// Attention over an f32 cache: (job, buffer, out).
     pub attend_f32: unsafe fn(&Attend<'_, f32>, &mut [f32], &mut [f32]),
+    /// Attention over a Q8_0 cache: (job, buffer, out).
+    pub attend_q8_0: unsafe fn(&Attend<'_, i8>, &mut [f32], &mut [f32]),
     /// Rows of a matrix, expanded to f32 with zero padding: (kind, bytes of one row, out).
     pub expand_row: unsafe fn(TensorType, &[u8], &mut [f32]),
 }
@@ -537,13 +510,18 @@ macro_rules! compile {
                 unsafe { super::attend::<$lanes, f32>(job, buffer, out) }
             }
             $(#[target_feature(enable = $feature)])?
+            unsafe fn attend_q8_0(job: &Attend<'_, i8>, buffer: &mut [f32], out: &mut [f32]) {
+                // SAFETY: as for matmul.
+                unsafe { super::attend::<$lanes, i8>(job, buffer, out) }
+            }
+            $(#[target_feature(enable = $feature)])?
             unsafe fn expand_row(kind: TensorType, row: &[u8], out: &mut [f32]) {
                 // SAFETY: as for matmul.
                 unsafe { matmul::expand::<$lanes>(kind, row, out) }
             }
             /// This instruction set's kernels; calling them needs a CPU that has it.
             pub const KERNELS: Kernels = Kernels {
-                matmul, rms_norm, layer_norm, silu, gelu_tanh, clamped_swiglu, softcap, attend_f16, attend_f32, expand_row,
+                matmul, rms_norm, layer_norm, silu, gelu_tanh, clamped_swiglu, softcap, attend_f16, attend_f32, attend_q8_0, expand_row,
             };
         }
     };

@@ -6,6 +6,7 @@ mod attention;
 mod formats;
 pub mod isa;
 pub mod kernels;
+pub mod kv;
 pub mod lanes;
 #[cfg(target_arch = "x86_64")]
 mod lanes_x86;
@@ -19,10 +20,10 @@ mod trace;
 
 use std::time::Instant;
 
-use half::f16;
-
 use self::isa::Isa;
 use self::kernels::{Kernels, padded};
+pub use self::kv::page_bytes;
+use self::kv::{Pool, page_layout};
 use self::moe::Routing;
 use self::program::{BUFS, Buf, Program};
 pub use super::KvType;
@@ -68,49 +69,6 @@ pub enum CpuError {
     /// A plan that these kernels cannot run.
     #[error("the cpu device cannot run this model: {0}")]
     Unsupported(String),
-}
-
-/// The KV pool: pages one after the other; see `attention.rs` for the layout inside a page.
-enum Pool {
-    F16(Vec<f16>),
-    F32(Vec<f32>),
-}
-
-impl Pool {
-    fn new(kv: KvType, pages: usize, page_elements: usize) -> Result<Self, CpuError> {
-        let what = "the KV cache";
-        let elements = pages.checked_mul(page_elements).ok_or(CpuError::Memory {
-            what,
-            bytes: u64::MAX,
-        })?;
-        Ok(match kv {
-            KvType::F16 => Pool::F16(zeroed(elements, what)?),
-            KvType::F32 => Pool::F32(zeroed(elements, what)?),
-        })
-    }
-}
-
-impl Pool {
-    fn element_bytes(&self) -> usize {
-        match self {
-            Pool::F16(_) => size_of::<f16>(),
-            Pool::F32(_) => size_of::<f32>(),
-        }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Pool::F16(pool) => bytemuck::cast_slice(pool),
-            Pool::F32(pool) => bytemuck::cast_slice(pool),
-        }
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        match self {
-            Pool::F16(pool) => bytemuck::cast_slice_mut(pool),
-            Pool::F32(pool) => bytemuck::cast_slice_mut(pool),
-        }
-    }
 }
 
 /// The step under way.
@@ -191,18 +149,6 @@ fn zeroed<T: bytemuck::Zeroable>(len: usize, what: &'static str) -> Result<Vec<T
     bytemuck::allocation::try_zeroed_vec(len).map_err(|()| CpuError::Memory { what, bytes })
 }
 
-/// Elements that one page takes for all layers, and where each layer begins. Values are padded to 16 a row so that vectors never run over.
-fn page_layout(plan: &Plan) -> (usize, Vec<usize>) {
-    let mut offset = 0;
-    let offsets = plan.kv.iter().map(|kv| {
-        let begin = offset;
-        offset += kv.n_kv_heads * PAGE_TOKENS * (kv.head_dim + kv.head_dim.next_multiple_of(16));
-        begin
-    });
-    let offsets = offsets.collect();
-    (offset, offsets)
-}
-
 /// Query heads that share a key head, in the layer where they are most.
 fn queries_a_kv_head(plan: &Plan, q_stride: usize) -> usize {
     let groups = plan
@@ -223,15 +169,6 @@ fn capacity(pages: usize, vocab: usize) -> Capacity {
     }
 }
 
-/// Bytes that [`PAGE_TOKENS`] positions take in all layers of a model.
-pub fn page_bytes(plan: &Plan, kv: KvType) -> usize {
-    let element = match kv {
-        KvType::F16 => size_of::<f16>(),
-        KvType::F32 => size_of::<f32>(),
-    };
-    page_layout(plan).0 * element
-}
-
 impl CpuDevice {
     /// Sets up everything that steps will need; the weights stay where they are, in `files`, and are brought in by `load_some`.
     pub fn new(
@@ -246,7 +183,7 @@ impl CpuDevice {
         })?;
         let program = program::compile(&plan);
         let strides = strides(&program)?;
-        let (page_elements, layer_offsets) = page_layout(&plan);
+        let (page_elements, layer_offsets) = page_layout(&plan, options.kv);
         let pages = options.context.div_ceil(PAGE_TOKENS);
         let pool = Pool::new(options.kv, pages, page_elements)?;
         let mut bufs: [Vec<f32>; BUFS] = Default::default();
@@ -488,17 +425,15 @@ impl Device for CpuDevice {
 
     fn copy_page(&mut self, from: PageId, to: PageId) -> Result<(), DeviceError> {
         check_pages(&[from, to], &self.capacity)?;
-        let size = self.page_elements;
+        let size = self.page_bytes();
         let (from, to) = (from.0 as usize * size, to.0 as usize * size);
-        match &mut self.pool {
-            Pool::F16(pool) => pool.copy_within(from..from + size, to),
-            Pool::F32(pool) => pool.copy_within(from..from + size, to),
-        }
+        let pool = self.pool.bytes_mut();
+        pool.copy_within(from..from + size, to);
         Ok(())
     }
 
     fn page_bytes(&self) -> usize {
-        self.page_elements * self.pool.element_bytes()
+        self.page_elements * kv::element_bytes(self.pool.kv())
     }
 
     fn read_page(
@@ -519,10 +454,7 @@ impl Device for CpuDevice {
     }
 
     fn state_id(&self) -> String {
-        let kv = match self.pool {
-            Pool::F16(_) => "f16",
-            Pool::F32(_) => "f32",
-        };
+        let kv = self.pool.kv().name();
         let fingerprint = self.weights.fingerprint(&self.plan, &*self.files);
         format!(
             "{} {fingerprint}, cpu pages of {kv}",

@@ -141,6 +141,11 @@ impl CpuDevice {
         unsafe { (self.kernels.attend_f32)(job, scores, to) }
     }
 
+    pub(super) fn attend_q8_0(&self, job: &Attend<'_, i8>, scores: &mut [f32], to: &mut [f32]) {
+        // SAFETY: as in `expand`.
+        unsafe { (self.kernels.attend_q8_0)(job, scores, to) }
+    }
+
     /// out = norm(x); both are padded.
     pub(super) fn normalise(&self, op: &NormOp, x: &[f32], out: &mut [f32]) {
         let weight = self.vector(op.weight);
