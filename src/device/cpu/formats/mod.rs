@@ -45,22 +45,31 @@ pub trait Format {
 pub trait Alone {
     /// Bytes that 32 weights take.
     const BYTES: usize;
+    /// Its scale and its minimum, where it has them.
+    ///
     /// # Safety
     ///
     /// As [`Lanes`]; `from` must be readable for [`Self::BYTES`].
-    unsafe fn decode<L: Lanes>(from: *const u8) -> (L, L);
+    unsafe fn scales<L: Lanes>(from: *const u8) -> [f32; 2];
+    /// # Safety
+    ///
+    /// As for `scales`, which must be of the same block.
+    unsafe fn decode<L: Lanes>(from: *const u8, scales: &[f32; 2]) -> (L, L);
 }
 
 impl<F: Alone> Format for F {
     const BYTES: usize = F::BYTES;
     const PARTS: usize = 1;
-    type Shared = ();
+    type Shared = [f32; 2];
     #[inline(always)]
-    unsafe fn begin<L: Lanes>(_: *const u8) {}
-    #[inline(always)]
-    unsafe fn part<L: Lanes, const P: usize>(group: *const u8, (): &()) -> (L, L) {
+    unsafe fn begin<L: Lanes>(group: *const u8) -> [f32; 2] {
         // SAFETY: the contract is the same.
-        unsafe { F::decode(group) }
+        unsafe { F::scales::<L>(group) }
+    }
+    #[inline(always)]
+    unsafe fn part<L: Lanes, const P: usize>(group: *const u8, scales: &[f32; 2]) -> (L, L) {
+        // SAFETY: the contract is the same.
+        unsafe { F::decode(group, scales) }
     }
 }
 
