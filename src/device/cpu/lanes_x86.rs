@@ -8,7 +8,7 @@ use super::lanes::{Bytes, Lanes};
 
 /// Two 256-bit registers; needs AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
-pub struct Avx2(__m256, __m256);
+pub struct Avx2(pub(super) __m256, pub(super) __m256);
 
 #[inline(always)]
 unsafe fn widen_bytes(bytes: __m128i) -> Avx2 {
@@ -373,9 +373,9 @@ impl Lanes for Avx2 {
     }
 }
 
-/// One 512-bit register; needs AVX-512 F, BW and VL.
+/// One 512-bit register; needs AVX-512 F, BW, VL and VNNI.
 #[derive(Clone, Copy)]
-pub struct Avx512(__m512);
+pub struct Avx512(pub(super) __m512);
 
 impl Avx512 {
     #[inline(always)]

@@ -1,6 +1,6 @@
 //! Formats whose four bits are a place in a table of sixteen numbers.
 
-use super::super::lanes::{Bytes, Lanes};
+use super::super::lanes::Lanes;
 use super::k_quants::{Scales, scales_about_32};
 use super::{Alone, Format};
 use crate::quant::{iq4_nl, mxfp4};

@@ -1,0 +1,365 @@
+//! Products of matrices of integers: activations are rounded to 24 bits under a scale for each 32 columns, and what is multiplied are
+//! whole numbers.
+//!
+//! A rounded activation is 65536 high + 256 middle + low, each a signed byte, so three sums of products of bytes make a block's sum, all of
+//! them exact. A block's sum is brought to f32 (65536 × high in one rounding with the rest), multiplied by the row's scale times that of the
+//! activations, and added, block by block; then the minimum times the activations' sum. Sixteen rows are sixteen lanes, see `packed.rs`:
+//! a result depends on its row and its token alone. `naive.rs` has the twin.
+
+use super::kernels::{Store, padded};
+use super::lanes::{Lanes, Scalar};
+use super::packed::{BLOCK, Form, GROUP};
+use crate::quant::TensorType;
+
+/// The largest rounded activation: its three bytes stay signed bytes.
+pub const TOP: f32 = 8_323_072.0; // 127 × 65536
+
+/// Activations below this are zero: the quotient of `TOP` and a smaller one is infinite.
+pub const LEAST: f32 = 1e-30;
+
+/// Thirty-two rounded activations.
+#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+pub struct Rounded {
+    /// Upper, middle and lower bytes.
+    pub bytes: [[i8; BLOCK]; 3],
+    /// What an integer is worth.
+    pub scale: f32,
+    /// The sum of what all are worth.
+    pub sum: f32,
+    /// For columns 0 to 15 and 16 to 31: the negative sum of each kind of bytes.
+    pub sums: [[i32; 3]; 2],
+}
+
+/// Rounds 32 activations. One that is infinite or no number makes the scale so.
+#[inline(always)]
+pub fn round(x: &[f32; BLOCK]) -> Rounded {
+    let sizes = x.map(|v| v.to_bits() & 0x7fff_ffff);
+    let largest = f32::from_bits(sizes.iter().fold(0, |a, b| a.max(*b)));
+    let (factor, scale) = if largest < LEAST {
+        (0.0, 0.0)
+    } else {
+        (TOP / largest, largest / TOP)
+    };
+    let mut to = Rounded {
+        bytes: [[0; BLOCK]; 3],
+        scale,
+        sum: 0.0,
+        sums: [[0; 3]; 2],
+    };
+    let mut sum = 0i32;
+    let mut sums = [[0i32; 3]; 2];
+    for (half, sums) in sums.iter_mut().enumerate() {
+        for k in half * 16..half * 16 + 16 {
+            let v = (x[k] * factor).round_ties_even() as i32;
+            let low = v as i8;
+            let above = (v - i32::from(low)) >> 8;
+            let middle = above as i8;
+            let high = ((above - i32::from(middle)) >> 8) as i8;
+            to.bytes[0][k] = high;
+            to.bytes[1][k] = middle;
+            to.bytes[2][k] = low;
+            sum += v;
+            sums[0] -= i32::from(high);
+            sums[1] -= i32::from(middle);
+            sums[2] -= i32::from(low);
+        }
+    }
+    to.sums = sums;
+    to.sum = sum as f32 * scale;
+    to
+}
+
+/// Rounds one row: block b goes to `to[b × stride]`.
+#[inline(always)]
+pub fn round_row(x: &[f32], to: &mut [Rounded], stride: usize) {
+    for (x, to) in x.as_chunks().0.iter().zip(to.iter_mut().step_by(stride)) {
+        *to = round(x);
+    }
+}
+
+/// Some rows of a packed matrix times some tokens.
+pub struct Packed<'a> {
+    /// Type of the weights, one that has a [`Form`].
+    pub kind: TensorType,
+    /// Whole groups.
+    pub groups: &'a [u8],
+    /// Inputs a row.
+    pub cols: usize,
+    /// Rows of the groups before the first that is wanted.
+    pub skip: usize,
+    /// How many are wanted.
+    pub rows: usize,
+    /// Rounded activations: block b of token t is at b × x_stride + t.
+    pub x: &'a [Rounded],
+    /// Distance between two blocks in `x`.
+    pub x_stride: usize,
+    /// How many tokens.
+    pub tokens: usize,
+    /// Set or add.
+    pub store: Store,
+    /// First output row in `dst`.
+    pub first_row: usize,
+    /// Distance between two tokens in `dst`.
+    pub dst_stride: usize,
+}
+
+/// Sixteen rows of integers.
+///
+/// # Safety
+///
+/// As [`Lanes`].
+#[allow(
+    clippy::missing_safety_doc,
+    reason = "the trait's own Safety section holds for all of its methods"
+)]
+pub trait Integers: Lanes {
+    /// Four unsigned bytes a row.
+    type Quad: Copy;
+    /// A sum a row.
+    type Sum: Copy;
+    /// The quants of a block, of 4, 5, 6 or 8 bits: 64 × bits readable bytes.
+    unsafe fn unpack(from: *const u8, bits: usize) -> [Self::Quad; 8];
+    /// start × 2^shift + Σ w × x over quads `first` to `first + n - 1` of a block; x holds 32 bytes.
+    unsafe fn dot(
+        w: &[Self::Quad; 8],
+        x: *const i8,
+        quads: (usize, usize),
+        start: (i32, u32),
+        bits: usize,
+    ) -> Self::Sum;
+    /// 65536 × high + (256 × middle + low), the sum in brackets rounded, then the whole.
+    unsafe fn join(sums: [Self::Sum; 3]) -> Self;
+}
+
+/// Scales and minima of a block: of columns 0 to 15, of 16 to 31 where they are others, and the minima.
+#[derive(Clone, Copy)]
+struct Scales<L> {
+    low: L,
+    high: L,
+    minima: L,
+}
+
+/// A block's scales and minima from its bytes and its superblock's halves.
+#[inline(always)]
+unsafe fn scales<L: Lanes>(form: Form, from: *const u8, shared: (L, L)) -> Scales<L> {
+    // SAFETY: the caller hands a block's scales.
+    unsafe {
+        let second = from.add(form.scales_bytes() / 2);
+        if !form.supers {
+            let low = L::load_f16(from.cast());
+            let minima = if form.minimum {
+                L::load_f16(second.cast())
+            } else {
+                low
+            };
+            return Scales {
+                low,
+                high: low,
+                minima,
+            };
+        }
+        let low = L::load_i8(from.cast()).mul(shared.0);
+        let other = L::load_i8(second.cast());
+        if form.halves {
+            Scales {
+                low,
+                high: other.mul(shared.0),
+                minima: low,
+            }
+        } else {
+            Scales {
+                low,
+                high: low,
+                minima: other.mul(shared.1),
+            }
+        }
+    }
+}
+
+/// One block of sixteen rows times one token, added to `acc`.
+#[inline(always)]
+unsafe fn add_block<L: Integers>(
+    form: Form,
+    w: &[L::Quad; 8],
+    s: &Scales<L>,
+    x: &Rounded,
+    acc: L,
+) -> L {
+    let mut acc = acc;
+    // SAFETY: planes of a `Rounded` hold 32 bytes; the caller vouches for the instructions.
+    unsafe {
+        let scale = L::splat(x.scale);
+        let (parts, quads) = if form.halves { (2, 4) } else { (1, 8) };
+        for part in 0..parts {
+            let mut sums = [None; 3];
+            for (plane, sum) in sums.iter_mut().enumerate() {
+                let start = match form.zero {
+                    None => (0, 0),
+                    Some(bits) if form.halves => (x.sums[part][plane], bits),
+                    Some(bits) => (x.sums[0][plane] + x.sums[1][plane], bits),
+                };
+                let x = x.bytes[plane].as_ptr();
+                *sum = Some(L::dot(w, x, (part * quads, quads), start, form.bits));
+            }
+            let [Some(a), Some(b), Some(c)] = sums else {
+                return acc;
+            };
+            let d = if part == 0 { s.low } else { s.high };
+            acc = d.mul(scale).mul_add(L::join([a, b, c]), acc);
+        }
+        if form.minimum {
+            acc = s.minima.mul_add(L::splat(x.sum), acc);
+        }
+    }
+    acc
+}
+
+/// One group times all tokens: sums of sixteen rows for each token in `sums`.
+#[inline(always)]
+unsafe fn multiply_group<L: Integers>(
+    form: Form,
+    job: &Packed<'_>,
+    group: *const u8,
+    sums: &mut [f32],
+) {
+    sums.fill(0.0);
+    // SAFETY: the group has all blocks of its rows, and `x` all blocks of all tokens: asserted by `multiply`.
+    unsafe {
+        let mut at = group;
+        let mut shared = (L::splat(0.0), L::splat(0.0));
+        for block in 0..job.cols / BLOCK {
+            if form.supers && block.is_multiple_of(8) {
+                shared.0 = L::load_f16(at.cast());
+                if form.minimum {
+                    shared.1 = L::load_f16(at.add(2 * GROUP).cast()).mul(L::splat(-1.0));
+                }
+                at = at.add(form.halves_bytes());
+            }
+            let s = scales::<L>(form, at, shared);
+            let w = L::unpack(at.add(form.scales_bytes()), form.bits);
+            at = at.add(form.block_bytes());
+            let x = job.x.as_ptr().add(block * job.x_stride);
+            for (token, sum) in sums.chunks_exact_mut(GROUP).enumerate() {
+                let acc = L::load(sum.as_ptr());
+                add_block::<L>(form, &w, &s, &*x.add(token), acc).store(sum.as_mut_ptr());
+            }
+        }
+    }
+}
+
+/// All groups of one form.
+#[inline(always)]
+unsafe fn multiply_form<L: Integers>(
+    form: Form,
+    job: &Packed<'_>,
+    dst: &mut [f32],
+    sums: &mut [f32],
+) {
+    let bytes = form.group_bytes(job.cols);
+    let groups = (job.skip + job.rows).div_ceil(GROUP);
+    assert!(job.groups.len() >= groups * bytes && job.skip < GROUP);
+    assert!(job.x.len() >= (job.cols / BLOCK - 1) * job.x_stride + job.tokens);
+    let sums = &mut sums[..job.tokens * GROUP];
+    for group in 0..groups {
+        // SAFETY: the group and the activations are whole, as was asserted.
+        unsafe { multiply_group::<L>(form, job, job.groups.as_ptr().add(group * bytes), sums) };
+        let begin = (group * GROUP).max(job.skip);
+        let end = ((group + 1) * GROUP).min(job.skip + job.rows);
+        for (token, sums) in sums.chunks_exact(GROUP).enumerate() {
+            let row = token * job.dst_stride + job.first_row + begin - job.skip;
+            let to = &mut dst[row..][..end - begin];
+            for (to, sum) in to.iter_mut().zip(&sums[begin - group * GROUP..]) {
+                match job.store {
+                    Store::Set => *to = *sum,
+                    Store::Add => *to += *sum,
+                }
+            }
+        }
+    }
+}
+
+/// Some rows of a packed matrix times some tokens; nothing for types without a form. `sums` has room for sixteen values a token.
+///
+/// # Safety
+///
+/// As [`Lanes`].
+#[inline(always)]
+pub unsafe fn multiply<L: Integers>(job: &Packed<'_>, dst: &mut [f32], sums: &mut [f32]) {
+    macro_rules! with_form {
+        ($($kind:ident)*) => {
+            match job.kind {
+                $(TensorType::$kind => {
+                    // a constant, so that everything that is asked of it is known to the compiler
+                    const FORM: Form = Form::of(TensorType::$kind).expect("a form");
+                    // SAFETY: the contract is the same.
+                    unsafe { multiply_form::<L>(FORM, job, dst, sums) }
+                })*
+                _ => {}
+            }
+        };
+    }
+    with_form!(Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q4_K Q5_K Q6_K)
+}
+
+impl Integers for Scalar {
+    type Quad = [u8; 64];
+    type Sum = [i32; 16];
+    #[inline(always)]
+    unsafe fn unpack(from: *const u8, bits: usize) -> [[u8; 64]; 8] {
+        let mut w = [[0; 64]; 8];
+        // SAFETY: the caller vouches for 64 × bits readable bytes.
+        let from = unsafe { std::slice::from_raw_parts(from, 64 * bits) };
+        let (quads, planes) = from.split_at(if bits == 8 { 512 } else { 256 });
+        for (c, w) in w.iter_mut().enumerate() {
+            for (i, w) in w.iter_mut().enumerate() {
+                *w = match bits {
+                    8 => quads[64 * c + i],
+                    4 => quads[64 * (c % 4) + i] >> (c / 4 * 4) & 15,
+                    _ => {
+                        let (low, width) = (quads[64 * (c % 4) + i] >> (c / 4 * 4) & 15, bits - 4);
+                        let (plane, field) = (c / (8 / width), c % (8 / width));
+                        let above = planes[64 * plane + i] >> (field * width);
+                        low | (above & ((1 << width) - 1)) << 4
+                    }
+                };
+            }
+        }
+        w
+    }
+    #[inline(always)]
+    unsafe fn dot(
+        w: &[[u8; 64]; 8],
+        x: *const i8,
+        (first, n): (usize, usize),
+        (start, shift): (i32, u32),
+        _: usize,
+    ) -> [i32; 16] {
+        // SAFETY: the caller vouches for 32 readable bytes.
+        let x = unsafe { std::slice::from_raw_parts(x, BLOCK) };
+        let mut sums = [start << shift; 16];
+        for quad in first..first + n {
+            for (r, sum) in sums.iter_mut().enumerate() {
+                for j in 0..4 {
+                    *sum += i32::from(w[quad][4 * r + j]) * i32::from(x[4 * quad + j]);
+                }
+            }
+        }
+        sums
+    }
+    #[inline(always)]
+    unsafe fn join([high, middle, low]: [[i32; 16]; 3]) -> Self {
+        let mut joined = [0.0; 16];
+        for (i, joined) in joined.iter_mut().enumerate() {
+            let rest = ((middle[i] << 8) + low[i]) as f32;
+            *joined = (high[i] as f32).mul_add(65536.0, rest);
+        }
+        // SAFETY: sixteen values.
+        unsafe { Self::load(joined.as_ptr()) }
+    }
+}
+
+/// Blocks that a row of so many values is rounded to.
+pub const fn blocks(cols: usize) -> usize {
+    padded(cols) / BLOCK
+}
