@@ -439,19 +439,8 @@ fn extreme_scales_are_the_twins_bits() {
         let x = activations(cols, 5, 11);
         let expected = of_twins(kind, &w, cols, &x);
         for (isa, kernels) in kernel_sets() {
-            let (mut out, mut scratch) = (vec![0.0; 40], vec![0.0; 8 * cols]);
-            let job = MatMul {
-                kind,
-                weights: &w,
-                cols,
-                x: &x,
-                tokens: 5,
-                store: Store::Set,
-                first_row: 0,
-                dst_stride: 8,
-            };
-            // SAFETY: `kernel_sets` holds only what this machine has.
-            unsafe { (kernels.matmul)(&job, &mut out, &mut scratch) };
+            let mut out = vec![0.0; 40];
+            multiply(&kernels, (kind, &w, cols), &x, 5, Store::Set, &mut out);
             let (ours, twins) = (bits(&out), bits(&expected));
             assert_eq!(ours, twins, "{} {}", isa.name(), kind.name());
         }

@@ -17,6 +17,9 @@ pub const TOP: f32 = 8_323_072.0; // 127 × 65536
 /// Activations below this are zero: the quotient of `TOP` and a smaller one is infinite.
 pub const LEAST: f32 = 1e-30;
 
+/// How far ahead weights are asked for, in bytes.
+const AHEAD: usize = 4096;
+
 /// Thirty-two rounded activations.
 #[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
@@ -31,50 +34,54 @@ pub struct Rounded {
     pub sums: [[i32; 3]; 2],
 }
 
-/// Rounds 32 activations. One that is infinite or no number makes the scale so.
+/// Rounds 32 activations. One that is infinite or no number makes the scale so. Plain loops, which the compiler turns into vectors.
 #[inline(always)]
-pub fn round(x: &[f32; BLOCK]) -> Rounded {
-    let sizes = x.map(|v| v.to_bits() & 0x7fff_ffff);
-    let largest = f32::from_bits(sizes.iter().fold(0, |a, b| a.max(*b)));
+pub fn round(x: &[f32; BLOCK], to: &mut Rounded) {
+    let mut largest = 0u32;
+    for v in x {
+        largest = largest.max(v.to_bits() & 0x7fff_ffff);
+    }
+    let largest = f32::from_bits(largest);
     let (factor, scale) = if largest < LEAST {
         (0.0, 0.0)
     } else {
         (TOP / largest, largest / TOP)
     };
-    let mut to = Rounded {
-        bytes: [[0; BLOCK]; 3],
-        scale,
-        sum: 0.0,
-        sums: [[0; 3]; 2],
-    };
+    let mut digits = [0u32; BLOCK];
     let mut sum = 0i32;
-    let mut sums = [[0i32; 3]; 2];
-    for (half, sums) in sums.iter_mut().enumerate() {
-        for k in half * 16..half * 16 + 16 {
-            let v = (x[k] * factor).round_ties_even() as i32;
-            let low = v as i8;
-            let above = (v - i32::from(low)) >> 8;
-            let middle = above as i8;
-            let high = ((above - i32::from(middle)) >> 8) as i8;
-            to.bytes[0][k] = high;
-            to.bytes[1][k] = middle;
-            to.bytes[2][k] = low;
-            sum += v;
-            sums[0] -= i32::from(high);
-            sums[1] -= i32::from(middle);
-            sums[2] -= i32::from(low);
+    for (digits, v) in digits.iter_mut().zip(x) {
+        let value = (v * factor).round_ties_even();
+        // what is infinite or no number has spoilt the scale
+        let value = if value.abs() <= 2.0 * TOP { value } else { 0.0 };
+        // SAFETY: it is a whole number that fits. A cast that looks at it once more is no vector instruction.
+        let whole = unsafe { value.to_int_unchecked::<i32>() };
+        sum += whole;
+        // 128 more for each byte, so that the signed digits are those of an unsigned number
+        *digits = (whole + 0x80_8080).cast_unsigned();
+    }
+    for (plane, shift) in to.bytes.iter_mut().zip([16, 8, 0]) {
+        for (byte, digits) in plane.iter_mut().zip(&digits) {
+            *byte = ((digits >> shift) as u8 ^ 0x80).cast_signed();
         }
     }
-    to.sums = sums;
+    for (half, sums) in to.sums.iter_mut().enumerate() {
+        for (sum, plane) in sums.iter_mut().zip(&to.bytes) {
+            let mut bytes = 0i32;
+            for byte in &plane[half * 16..][..16] {
+                bytes += i32::from(*byte);
+            }
+            *sum = -bytes;
+        }
+    }
+    to.scale = scale;
     to.sum = sum as f32 * scale;
-    to
 }
 
 /// Rounds one row: block b goes to `to[b × stride]`.
 #[inline(always)]
 pub fn round_row(x: &[f32], to: &mut [Rounded], stride: usize) {
     for (x, to) in x.as_chunks().0.iter().zip(to.iter_mut().step_by(stride)) {
-        *to = round(x);
+        round(x, to);
     }
 }
 
@@ -120,14 +127,14 @@ pub trait Integers: Lanes {
     type Sum: Copy;
     /// The quants of a block, of 4, 5, 6 or 8 bits: 64 × bits readable bytes.
     unsafe fn unpack(from: *const u8, bits: usize) -> [Self::Quad; 8];
-    /// start × 2^shift + Σ w × x over quads `first` to `first + n - 1` of a block; x holds 32 bytes.
+    /// For each kind of bytes, start × 2^shift + Σ w × bytes over quads `first` to `first + n - 1` of a block.
     unsafe fn dot(
         w: &[Self::Quad; 8],
-        x: *const i8,
+        x: &[[i8; BLOCK]; 3],
         quads: (usize, usize),
-        start: (i32, u32),
+        start: ([i32; 3], u32),
         bits: usize,
-    ) -> Self::Sum;
+    ) -> [Self::Sum; 3];
     /// 65536 × high + (256 × middle + low), the sum in brackets rounded, then the whole.
     unsafe fn join(sums: [Self::Sum; 3]) -> Self;
 }
@@ -192,21 +199,15 @@ unsafe fn add_block<L: Integers>(
         let scale = L::splat(x.scale);
         let (parts, quads) = if form.halves { (2, 4) } else { (1, 8) };
         for part in 0..parts {
-            let mut sums = [None; 3];
-            for (plane, sum) in sums.iter_mut().enumerate() {
-                let start = match form.zero {
-                    None => (0, 0),
-                    Some(bits) if form.halves => (x.sums[part][plane], bits),
-                    Some(bits) => (x.sums[0][plane] + x.sums[1][plane], bits),
-                };
-                let x = x.bytes[plane].as_ptr();
-                *sum = Some(L::dot(w, x, (part * quads, quads), start, form.bits));
-            }
-            let [Some(a), Some(b), Some(c)] = sums else {
-                return acc;
+            let [low, high] = x.sums;
+            let start = match form.zero {
+                None => ([0; 3], 0),
+                Some(bits) if form.halves => (x.sums[part], bits),
+                Some(bits) => ([low[0] + high[0], low[1] + high[1], low[2] + high[2]], bits),
             };
+            let sums = L::dot(w, &x.bytes, (part * quads, quads), start, form.bits);
             let d = if part == 0 { s.low } else { s.high };
-            acc = d.mul(scale).mul_add(L::join([a, b, c]), acc);
+            acc = d.mul(scale).mul_add(L::join(sums), acc);
         }
         if form.minimum {
             acc = s.minima.mul_add(L::splat(x.sum), acc);
@@ -235,6 +236,9 @@ unsafe fn multiply_group<L: Integers>(
                     shared.1 = L::load_f16(at.add(2 * GROUP).cast()).mul(L::splat(-1.0));
                 }
                 at = at.add(form.halves_bytes());
+            }
+            for line in (0..form.block_bytes()).step_by(64) {
+                L::prefetch(at.wrapping_add(AHEAD + line));
             }
             let s = scales::<L>(form, at, shared);
             let w = L::unpack(at.add(form.scales_bytes()), form.bits);
@@ -330,18 +334,18 @@ impl Integers for Scalar {
     #[inline(always)]
     unsafe fn dot(
         w: &[[u8; 64]; 8],
-        x: *const i8,
+        x: &[[i8; BLOCK]; 3],
         (first, n): (usize, usize),
-        (start, shift): (i32, u32),
+        (start, shift): ([i32; 3], u32),
         _: usize,
-    ) -> [i32; 16] {
-        // SAFETY: the caller vouches for 32 readable bytes.
-        let x = unsafe { std::slice::from_raw_parts(x, BLOCK) };
-        let mut sums = [start << shift; 16];
-        for quad in first..first + n {
-            for (r, sum) in sums.iter_mut().enumerate() {
-                for j in 0..4 {
-                    *sum += i32::from(w[quad][4 * r + j]) * i32::from(x[4 * quad + j]);
+    ) -> [[i32; 16]; 3] {
+        let mut sums = start.map(|start| [start << shift; 16]);
+        for (sums, x) in sums.iter_mut().zip(x) {
+            for quad in first..first + n {
+                for (r, sum) in sums.iter_mut().enumerate() {
+                    for j in 0..4 {
+                        *sum += i32::from(w[quad][4 * r + j]) * i32::from(x[4 * quad + j]);
+                    }
                 }
             }
         }

@@ -5,15 +5,16 @@ use std::arch::x86_64::*;
 
 use super::integers::Integers;
 use super::lanes_x86::{Avx2, Avx512};
+use super::packed::BLOCK;
 
 /// Eight rows, then eight more.
 type Two = (__m256i, __m256i);
 
 /// Quad `quad` of 32 activations, in every row.
 #[inline(always)]
-unsafe fn four(x: *const i8, quad: usize) -> i32 {
-    // SAFETY: the caller hands 32 readable bytes and a quad below 8.
-    unsafe { x.add(4 * quad).cast::<i32>().read_unaligned() }
+unsafe fn four(x: &[i8; BLOCK], quad: usize) -> i32 {
+    // SAFETY: the caller hands a quad below 8.
+    unsafe { x.as_ptr().add(4 * quad).cast::<i32>().read_unaligned() }
 }
 
 #[inline(always)]
@@ -112,37 +113,47 @@ impl Integers for Avx2 {
     #[inline(always)]
     unsafe fn dot(
         w: &[Two; 8],
-        x: *const i8,
+        x: &[[i8; BLOCK]; 3],
         (first, n): (usize, usize),
-        (start, shift): (i32, u32),
+        (start, shift): ([i32; 3], u32),
         bits: usize,
-    ) -> Two {
-        // SAFETY: 32 readable bytes by contract.
+    ) -> [Two; 3] {
+        // SAFETY: quads are below 8 by contract.
         unsafe {
-            let start = _mm256_set1_epi32(start << shift);
-            let mut sum = (start, start);
+            let zero = _mm256_setzero_si256();
+            let mut sums = [(zero, zero); 3];
+            for (sum, start) in sums.iter_mut().zip(start) {
+                let start = _mm256_set1_epi32(start << shift);
+                *sum = (start, start);
+            }
             if bits == 8 {
                 for quad in first..first + n {
-                    let x = _mm256_set1_epi32(four(x, quad));
-                    sum.0 = add_wide(sum.0, w[quad].0, x);
-                    sum.1 = add_wide(sum.1, w[quad].1, x);
+                    for (sum, x) in sums.iter_mut().zip(x) {
+                        let x = _mm256_set1_epi32(four(x, quad));
+                        sum.0 = add_wide(sum.0, w[quad].0, x);
+                        sum.1 = add_wide(sum.1, w[quad].1, x);
+                    }
                 }
-                return sum;
+                return sums;
             }
             // so many pairs of products fit 16 bits: 8 × 2 × 15 × 128, 4 × 2 × 31 × 128, 2 × 2 × 63 × 128
             let at_once = 8 >> (bits - 4);
             let ones = _mm256_set1_epi16(1);
             for from in (first..first + n).step_by(at_once) {
-                let mut pairs = (_mm256_setzero_si256(), _mm256_setzero_si256());
+                let mut pairs = [(zero, zero); 3];
                 for quad in from..from + at_once {
-                    let x = _mm256_set1_epi32(four(x, quad));
-                    pairs.0 = _mm256_add_epi16(pairs.0, _mm256_maddubs_epi16(w[quad].0, x));
-                    pairs.1 = _mm256_add_epi16(pairs.1, _mm256_maddubs_epi16(w[quad].1, x));
+                    for (pairs, x) in pairs.iter_mut().zip(x) {
+                        let x = _mm256_set1_epi32(four(x, quad));
+                        pairs.0 = _mm256_add_epi16(pairs.0, _mm256_maddubs_epi16(w[quad].0, x));
+                        pairs.1 = _mm256_add_epi16(pairs.1, _mm256_maddubs_epi16(w[quad].1, x));
+                    }
                 }
-                sum.0 = _mm256_add_epi32(sum.0, _mm256_madd_epi16(pairs.0, ones));
-                sum.1 = _mm256_add_epi32(sum.1, _mm256_madd_epi16(pairs.1, ones));
+                for (sum, pairs) in sums.iter_mut().zip(pairs) {
+                    sum.0 = _mm256_add_epi32(sum.0, _mm256_madd_epi16(pairs.0, ones));
+                    sum.1 = _mm256_add_epi32(sum.1, _mm256_madd_epi16(pairs.1, ones));
+                }
             }
-            sum
+            sums
         }
     }
     #[inline(always)]
@@ -192,18 +203,23 @@ impl Integers for Avx512 {
     #[inline(always)]
     unsafe fn dot(
         w: &[__m512i; 8],
-        x: *const i8,
+        x: &[[i8; BLOCK]; 3],
         (first, n): (usize, usize),
-        (start, shift): (i32, u32),
+        (start, shift): ([i32; 3], u32),
         _: usize,
-    ) -> __m512i {
-        // SAFETY: 32 readable bytes by contract.
+    ) -> [__m512i; 3] {
+        // SAFETY: quads are below 8 by contract.
         unsafe {
-            let mut sum = _mm512_set1_epi32(start << shift);
-            for (quad, w) in w.iter().enumerate().skip(first).take(n) {
-                sum = _mm512_dpbusd_epi32(sum, *w, _mm512_set1_epi32(four(x, quad)));
+            let mut sums = [_mm512_setzero_si512(); 3];
+            for (sum, start) in sums.iter_mut().zip(start) {
+                *sum = _mm512_set1_epi32(start << shift);
             }
-            sum
+            for (quad, w) in w.iter().enumerate().skip(first).take(n) {
+                for (sum, x) in sums.iter_mut().zip(x) {
+                    *sum = _mm512_dpbusd_epi32(*sum, *w, _mm512_set1_epi32(four(x, quad)));
+                }
+            }
+            sums
         }
     }
     #[inline(always)]
