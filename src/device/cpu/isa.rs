@@ -66,6 +66,11 @@ impl Isa {
         })
     }
 
+    /// Multiply-adds of integers that one tile may hold, which are faster.
+    pub(crate) fn group_macs_max(self) -> usize {
+        8 * self.tile_macs_max()
+    }
+
     /// Multiply-adds that one tile may hold: about two milliseconds' worth on a slow machine, so that the loop is never kept waiting.
     pub(crate) fn tile_macs_max(self) -> usize {
         match self {

@@ -220,12 +220,14 @@ fn queries_a_kv_head(plan: &Plan, q_stride: usize) -> usize {
     groups.max().unwrap_or(1)
 }
 
-/// What steps may be.
-fn capacity(pages: usize, vocab: usize) -> Capacity {
+/// What steps may be: as many tokens as a group of the widest rows is multiplied with in a tile's time.
+fn capacity(isa: Isa, widest: usize, pages: usize, vocab: usize) -> Capacity {
+    let in_time = isa.group_macs_max() / (packed::GROUP * widest.max(1));
+    let tokens = in_time.clamp(1, STEP_TOKENS_MAX);
     Capacity {
-        step_tokens_max: STEP_TOKENS_MAX,
+        step_tokens_max: tokens,
         // However tokens are cut into steps, there is one order of summation.
-        exact_tokens_max: STEP_TOKENS_MAX,
+        exact_tokens_max: tokens,
         pages,
         vocab,
     }
@@ -270,7 +272,7 @@ impl CpuDevice {
             .iter()
             .map(|r| rope::Angles::new(r, &vectors, STEP_TOKENS_MAX))
             .collect();
-        let capacity = capacity(pages, plan.n_vocab);
+        let capacity = capacity(options.isa, widest, pages, plan.n_vocab);
         let sums = packed::GROUP * STEP_TOKENS_MAX * program.experts.1.max(1);
         let group = queries_a_kv_head(&plan, strides[Buf::Q as usize]);
         Ok(Self {
