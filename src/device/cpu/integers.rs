@@ -17,9 +17,6 @@ pub const TOP: f32 = 8_323_072.0; // 127 × 65536
 /// Activations below this are zero: the quotient of `TOP` and a smaller one is infinite.
 pub const LEAST: f32 = 1e-30;
 
-/// How far ahead weights are asked for, in bytes.
-const AHEAD: usize = 4096;
-
 /// Thirty-two rounded activations.
 #[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
@@ -236,9 +233,6 @@ unsafe fn multiply_group<L: Integers>(
                     shared.1 = L::load_f16(at.add(2 * GROUP).cast()).mul(L::splat(-1.0));
                 }
                 at = at.add(form.halves_bytes());
-            }
-            for line in (0..form.block_bytes()).step_by(64) {
-                L::prefetch(at.wrapping_add(AHEAD + line));
             }
             let s = scales::<L>(form, at, shared);
             let w = L::unpack(at.add(form.scales_bytes()), form.bits);

@@ -220,6 +220,12 @@ fn queries_a_kv_head(plan: &Plan, q_stride: usize) -> usize {
     groups.max().unwrap_or(1)
 }
 
+/// Values that expanded weights, sums of a group of rows and rows in passing need.
+fn expanded_max(program: &Program, widest: usize) -> usize {
+    let sums = packed::GROUP * STEP_TOKENS_MAX * program.experts.1.max(1);
+    EXPANDED_MAX.max(8 * widest).max(sums)
+}
+
 /// What steps may be: as many tokens as a group of the widest rows is multiplied with in a tile's time.
 fn capacity(isa: Isa, widest: usize, pages: usize, vocab: usize) -> Capacity {
     let in_time = isa.group_macs_max() / (packed::GROUP * widest.max(1));
@@ -273,10 +279,9 @@ impl CpuDevice {
             .map(|r| rope::Angles::new(r, &vectors, STEP_TOKENS_MAX))
             .collect();
         let capacity = capacity(options.isa, widest, pages, plan.n_vocab);
-        let sums = packed::GROUP * STEP_TOKENS_MAX * program.experts.1.max(1);
         let group = queries_a_kv_head(&plan, strides[Buf::Q as usize]);
         Ok(Self {
-            expanded: zeroed(EXPANDED_MAX.max(8 * widest).max(sums), "expanded weights")?,
+            expanded: zeroed(expanded_max(&program, widest), "expanded weights")?,
             scores: zeroed((group + 1) * pages * PAGE_TOKENS, "attention scores")?,
             sampler: Sampler::new(plan.n_vocab),
             routing: Routing::new(program.experts, STEP_TOKENS_MAX),
