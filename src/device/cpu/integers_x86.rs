@@ -127,11 +127,11 @@ impl Integers for Avx2 {
                 *sum = (start, start);
             }
             if bits == 8 {
-                for quad in first..first + n {
+                for (quad, w) in w.iter().enumerate().skip(first).take(n) {
                     for (sum, x) in sums.iter_mut().zip(x) {
                         let x = _mm256_set1_epi32(four(x, quad));
-                        sum.0 = add_wide(sum.0, w[quad].0, x);
-                        sum.1 = add_wide(sum.1, w[quad].1, x);
+                        sum.0 = add_wide(sum.0, w.0, x);
+                        sum.1 = add_wide(sum.1, w.1, x);
                     }
                 }
                 return sums;
@@ -141,11 +141,11 @@ impl Integers for Avx2 {
             let ones = _mm256_set1_epi16(1);
             for from in (first..first + n).step_by(at_once) {
                 let mut pairs = [(zero, zero); 3];
-                for quad in from..from + at_once {
+                for (quad, w) in w.iter().enumerate().skip(from).take(at_once) {
                     for (pairs, x) in pairs.iter_mut().zip(x) {
                         let x = _mm256_set1_epi32(four(x, quad));
-                        pairs.0 = _mm256_add_epi16(pairs.0, _mm256_maddubs_epi16(w[quad].0, x));
-                        pairs.1 = _mm256_add_epi16(pairs.1, _mm256_maddubs_epi16(w[quad].1, x));
+                        pairs.0 = _mm256_add_epi16(pairs.0, _mm256_maddubs_epi16(w.0, x));
+                        pairs.1 = _mm256_add_epi16(pairs.1, _mm256_maddubs_epi16(w.1, x));
                     }
                 }
                 for (sum, pairs) in sums.iter_mut().zip(pairs) {

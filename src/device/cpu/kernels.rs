@@ -1,7 +1,7 @@
 //! The inner loops, written once over [`Lanes`] and compiled for each instruction set; `naive.rs` holds their twins. Products of matrices
-//! are in `matmul.rs`, the decoding of each tensor type in `formats/`.
+//! are in `integers.rs` and `matmul.rs`, the decoding of each tensor type in `formats/`.
 //!
-//! Order of summation, the same for one row or many, decode or prefill: lane `l` of a dot product takes k = l, l + 16, l + 32, … in
+//! Order of summation in products of floats, the same for one row or many, decode or prefill: lane `l` of a dot product takes k = l, l + 16, l + 32, … in
 //! turn, one fused multiply-add each; the lanes are then added as a tree. Weights are dequantised to the f32 value that the format
 //! defines, so nothing is approximated and the type of a tensor changes no order.
 

@@ -1,9 +1,10 @@
-//! Products of matrices: rows decoded in registers for a token or two, rows expanded to f32 once for many tokens. Both sum in the order
-//! that `kernels.rs` states.
+//! Products of matrices of floats, and of types that have no form in `packed.rs`: rows decoded in registers for a token or two, rows expanded
+//! to f32 once for many tokens. Both sum in the order that `kernels.rs` states.
 
-use super::formats::{self, Format, each_part, with_format};
+use super::formats::{self, Format, each_part, with_float_format, with_format};
 use super::kernels::{MatMul, Store, padded};
 use super::lanes::Lanes;
+use super::packed::Form;
 use crate::quant::TensorType;
 
 /// Most bytes of a group that a row can end within: 32 of the widest floats.
@@ -287,11 +288,11 @@ pub unsafe fn matmul<L: Lanes, const R: usize, const M: usize, const N: usize>(
     };
     // SAFETY: the lengths were checked just above; kernels get whole rows only.
     unsafe {
-        if job.tokens < EXPAND_FROM {
+        if job.tokens < EXPAND_FROM && Form::of(job.kind).is_none() {
             for token in 0..job.tokens {
                 let x = &job.x[token * width..][..width];
                 let write = |row, value| write(row, token, value);
-                with_format!(job.kind, F => if groups_at_once::<F>() == 1 {
+                with_float_format!(job.kind, F => if groups_at_once::<F>() == 1 {
                     dot_matrix::<F, L, R, 1>(job.weights, row_bytes, x, write);
                 } else {
                     dot_matrix::<F, L, R, 16>(job.weights, row_bytes, x, write);

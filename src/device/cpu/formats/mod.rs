@@ -106,4 +106,23 @@ macro_rules! with_format {
     };
 }
 
-pub(super) use {each_part, with_format};
+/// The same for the types that are multiplied as floats; nothing happens for those that have a form in `packed.rs`.
+macro_rules! with_float_format {
+    ($kind:expr, $format:ident => $body:expr) => {
+        with_float_format!(@ $kind, $format, $body, F32 F16 BF16 Q2_K Q3_K Q8_K IQ4_NL IQ4_XS MXFP4)
+    };
+    (@ $kind:expr, $format:ident, $body:expr, $($name:ident)*) => {
+        match $kind {
+            $(
+                TensorType::$name => {
+                    type $format = formats::$name;
+                    $body
+                }
+            )*
+            TensorType::Q4_0 | TensorType::Q4_1 | TensorType::Q5_0 | TensorType::Q5_1 => {}
+            TensorType::Q8_0 | TensorType::Q4_K | TensorType::Q5_K | TensorType::Q6_K => {}
+        }
+    };
+}
+
+pub(super) use {each_part, with_float_format, with_format};
