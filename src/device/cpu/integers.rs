@@ -8,6 +8,7 @@
 
 use super::kernels::{Store, padded};
 use super::lanes::{Lanes, Scalar};
+use super::moe::add;
 use super::packed::{BLOCK, Form, GROUP};
 use crate::quant::TensorType;
 
@@ -267,11 +268,12 @@ unsafe fn multiply_form<L: Integers>(
         for (token, sums) in sums.chunks_exact(GROUP).enumerate() {
             let row = token * job.dst_stride + job.first_row + begin - job.skip;
             let to = &mut dst[row..][..end - begin];
-            for (to, sum) in to.iter_mut().zip(&sums[begin - group * GROUP..]) {
-                match job.store {
-                    Store::Set => *to = *sum,
-                    Store::Add => *to += *sum,
-                }
+            let sums = &sums[begin - group * GROUP..];
+            match (job.store, to.as_chunks_mut::<GROUP>().0) {
+                // a whole group, whose length the compiler knows
+                (Store::Set, [to]) => to.copy_from_slice(&sums[..GROUP]),
+                (Store::Set, _) => to.copy_from_slice(&sums[..end - begin]),
+                (Store::Add, _) => add(to, sums),
             }
         }
     }
@@ -355,6 +357,11 @@ impl Integers for Scalar {
         // SAFETY: sixteen values.
         unsafe { Self::load(joined.as_ptr()) }
     }
+}
+
+/// Distance between two blocks of so many rounded rows: odd, since lines at multiples of a power of two push each other out of the cache.
+pub const fn stride(rows: usize) -> usize {
+    rows | 1
 }
 
 /// Blocks that a row of so many values is rounded to.

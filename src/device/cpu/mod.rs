@@ -291,7 +291,7 @@ impl CpuDevice {
             logits: Logits::Stale,
             stored: Stored::new(&program, &weights)?,
             rounded: zeroed(
-                program.rounded_max() * STEP_TOKENS_MAX,
+                program.rounded_max() * (STEP_TOKENS_MAX + 1),
                 "rounded activations",
             )?,
             isa: options.isa,

@@ -4,7 +4,7 @@
 //! all of them. Which tokens share a step changes places and nothing else.
 
 use super::CpuDevice;
-use super::integers::Packed;
+use super::integers::{self, Packed};
 use super::kernels::{MatMul, Store};
 use super::program::{Buf, Choice};
 use crate::model::plan::ExpertLinear;
@@ -169,7 +169,7 @@ impl CpuDevice {
                 skip: groups.skip,
                 rows,
                 x: &self.rounded[place..],
-                x_stride: self.places(),
+                x_stride: integers::stride(self.places()),
                 tokens: places,
                 store: Store::Set,
                 first_row,

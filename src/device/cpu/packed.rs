@@ -257,6 +257,18 @@ impl RowBlock {
     }
 }
 
+/// The same for blocks whose pairs of quants are those of the file already, after a half or two: nothing is taken apart.
+fn copy_pairs(block: &[u8], r: usize, scales: &mut [u8], quants: &mut [u8]) {
+    let (halves, pairs) = block.split_at(block.len() - BLOCK / 2);
+    let places = scales.chunks_exact_mut(2 * GROUP);
+    for (half, to) in halves.chunks_exact(2).zip(places) {
+        to[2 * r..][..2].copy_from_slice(half);
+    }
+    for (c, four) in pairs.chunks_exact(4).enumerate() {
+        quants[64 * c + 4 * r..][..4].copy_from_slice(four);
+    }
+}
+
 /// Deals up to sixteen rows out to a group. `rows` are whole rows of a type that has a form; `to` is [`Form::group_bytes`] of zeros.
 pub fn pack(kind: TensorType, cols: usize, rows: &[u8], to: &mut [u8]) {
     let Some(form) = Form::of(kind) else { return };
@@ -271,6 +283,11 @@ pub fn pack(kind: TensorType, cols: usize, rows: &[u8], to: &mut [u8]) {
         let (scales, rest) = rest.split_at_mut(form.scales_bytes());
         let (quants, rest) = rest.split_at_mut(64 * form.bits);
         for (r, row) in rows.chunks_exact(kind.row_bytes(cols)).enumerate() {
+            if matches!(kind, TensorType::Q4_0 | TensorType::Q4_1) {
+                let size = kind.block_bytes();
+                copy_pairs(&row[block * size..][..size], r, scales, quants);
+                continue;
+            }
             let Some(b) = RowBlock::of(kind, row, block) else {
                 return;
             };

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use half::f16;
 
-use super::integers::Packed;
+use super::integers::{self, Packed};
 use super::kernels::{Attend, MatMul, padded};
 use super::moe::add;
 use super::packed::GROUP;
@@ -147,7 +147,7 @@ impl CpuDevice {
         {
             let to = &mut rounded[row..];
             // SAFETY: as in `expand`.
-            unsafe { (self.kernels.round)(&x[..padded(cols)], to, rows) }
+            unsafe { (self.kernels.round)(&x[..padded(cols)], to, integers::stride(rows)) }
         }
         self.rounded = rounded;
     }
@@ -239,7 +239,7 @@ impl CpuDevice {
                 skip: groups.skip,
                 rows,
                 x: &self.rounded,
-                x_stride: tokens,
+                x_stride: integers::stride(tokens),
                 tokens,
                 store: p.store,
                 first_row,
