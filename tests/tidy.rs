@@ -57,6 +57,8 @@ const UNSAFE_FILES: &[&str] = &[
     "src/device/cpu/formats/k_quants.rs",
     "src/device/cpu/formats/mod.rs",
     "src/device/cpu/formats/tables.rs",
+    "src/device/cpu/integers.rs",
+    "src/device/cpu/integers_x86.rs",
     "src/device/cpu/kernels.rs",
     "src/device/cpu/kv.rs",
     "src/device/cpu/lanes.rs",

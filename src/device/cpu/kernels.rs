@@ -1,12 +1,13 @@
 //! The inner loops, written once over [`Lanes`] and compiled for each instruction set; `naive.rs` holds their twins. Products of matrices
-//! are in `matmul.rs`, the decoding of each tensor type in `formats/`.
+//! are in `integers.rs` and `matmul.rs`, the decoding of each tensor type in `formats/`.
 //!
-//! Order of summation, the same for one row or many, decode or prefill: lane `l` of a dot product takes k = l, l + 16, l + 32, … in
+//! Order of summation in products of floats, the same for one row or many, decode or prefill: lane `l` of a dot product takes k = l, l + 16, l + 32, … in
 //! turn, one fused multiply-add each; the lanes are then added as a tree. Weights are dequantised to the f32 value that the format
 //! defines, so nothing is approximated and the type of a tensor changes no order.
 
 use half::f16;
 
+use super::integers::{self, Packed, Rounded};
 use super::kv::{BLOCK, KvElement};
 use super::lanes::{LANES, Lanes, exp, tanh};
 use super::matmul;
@@ -311,29 +312,35 @@ unsafe fn softmax_numerators<L: Lanes>(
     }
 }
 
-/// D × 16 elements of Σ_position weight × value, positions in order.
+/// For H heads, D × 16 elements of Σ_position weight × value, positions in order; `weights[h × stride + position]`.
 #[inline(always)]
-unsafe fn values_block<L: Lanes, E: KvElement, const D: usize>(
+unsafe fn values_block<L: Lanes, E: KvElement, const H: usize, const D: usize>(
     job: &Attend<'_, E>,
     weights: &[f32],
+    stride: usize,
     from: usize,
-) -> [L; D] {
-    // SAFETY: every page's values hold PAGE_TOKENS rows of value_stride elements, and from + D × 16 ≤ value_stride.
+) -> [[L; D]; H] {
+    assert!(weights.len() >= (H - 1) * stride + job.positions);
+    // SAFETY: every page's values hold PAGE_TOKENS rows of value_stride elements, and from + D × 16 ≤ value_stride; weights as asserted.
     unsafe {
-        let mut acc = [L::splat(0.0); D];
+        let mut acc = [[L::splat(0.0); D]; H];
         for page in job.first / PAGE_TOKENS..job.positions.div_ceil(PAGE_TOKENS) {
             let values = &job.pool[(job.value_offsets)(page)..][..E::layout(job.head_dim).values];
             let in_page = (job.positions - page * PAGE_TOKENS).min(PAGE_TOKENS);
             let begin = job.first.saturating_sub(page * PAGE_TOKENS);
-            let weights = &weights[page * PAGE_TOKENS..][begin..in_page];
-            for (i, weight) in weights.iter().enumerate() {
-                let (position, stride) = (begin + i, job.value_stride);
-                let row = values.as_ptr().add(position * stride + from);
-                let w = L::splat(*weight);
-                for (d, a) in acc.iter_mut().enumerate() {
+            for i in begin..in_page {
+                let row = values.as_ptr().add(i * job.value_stride + from);
+                let mut v = [L::splat(0.0); D];
+                for (d, v) in v.iter_mut().enumerate() {
                     let at = from + d * 16;
-                    let scale = E::value_scale::<L>(values.as_ptr(), stride, at, position);
-                    *a = w.mul_add(E::load::<L>(row.add(d * 16), scale), *a);
+                    let scale = E::value_scale::<L>(values.as_ptr(), job.value_stride, at, i);
+                    *v = E::load::<L>(row.add(d * 16), scale);
+                }
+                for (h, acc) in acc.iter_mut().enumerate() {
+                    let w = L::splat(*weights.as_ptr().add(h * stride + page * PAGE_TOKENS + i));
+                    for (a, v) in acc.iter_mut().zip(v) {
+                        *a = w.mul_add(v, *a);
+                    }
                 }
             }
         }
@@ -360,26 +367,32 @@ unsafe fn write_head<L: Lanes, const D: usize>(
     }
 }
 
-/// One head: `factor` × Σ_position weight × value.
+/// H heads: `factor` × Σ_position weight × value of each; values are widened once for all of them.
 #[inline(always)]
-unsafe fn weigh_values<L: Lanes, E: KvElement>(
+unsafe fn weigh_values<L: Lanes, E: KvElement, const H: usize, const D: usize>(
     job: &Attend<'_, E>,
-    weights: &[f32],
-    factor: f32,
+    (weights, stride): (&[f32], usize),
+    factors: &[f32],
     out: &mut [f32],
 ) {
     // SAFETY: the caller vouches for the instructions; blocks end within value_stride.
     unsafe {
         let mut from = 0;
-        while from + 64 <= job.value_stride {
-            let values = values_block::<L, E, 4>(job, weights, from);
-            write_head(values, factor, from, out);
-            from += 64;
-        }
         while from < job.head_dim {
-            let values = values_block::<L, E, 1>(job, weights, from);
-            write_head(values, factor, from, out);
-            from += 16;
+            let heads = factors.iter().zip(out.chunks_exact_mut(job.head_dim));
+            if from + D * 16 <= job.value_stride {
+                let values = values_block::<L, E, H, D>(job, weights, stride, from);
+                for ((factor, out), values) in heads.zip(values) {
+                    write_head(values, *factor, from, out);
+                }
+                from += D * 16;
+            } else {
+                let values = values_block::<L, E, H, 1>(job, weights, stride, from);
+                for ((factor, out), values) in heads.zip(values) {
+                    write_head(values, *factor, from, out);
+                }
+                from += 16;
+            }
         }
     }
 }
@@ -418,14 +431,27 @@ unsafe fn attend<L: Lanes, E: KvElement>(job: &Attend<'_, E>, buffer: &mut [f32]
                 }
             };
         }
-        for (h, out) in out.chunks_exact_mut(job.head_dim).enumerate() {
-            let weights = &mut buffer[h * stride..][..stride];
-            if let Some(cap) = job.softcap {
-                softcap::<L>(&mut weights[seen.clone()], cap);
+        let mut head = 0;
+        while head < group {
+            let heads = (group - head).min(3);
+            let mut factors = [0.0; 3];
+            for (h, factor) in factors[..heads].iter_mut().enumerate() {
+                let weights = &mut buffer[(head + h) * stride..][..stride];
+                if let Some(cap) = job.softcap {
+                    softcap::<L>(&mut weights[seen.clone()], cap);
+                }
+                let sink = job.sinks.get(head + h).copied();
+                let seen = (job.first, job.positions);
+                *factor = 1.0 / softmax_numerators::<L>(weights, seen, sink);
             }
-            let sink = job.sinks.get(h).copied();
-            let factor = 1.0 / softmax_numerators::<L>(weights, (job.first, job.positions), sink);
-            weigh_values::<L, E>(job, weights, factor, out);
+            let weights = (&buffer[head * stride..], stride);
+            let out = &mut out[head * job.head_dim..];
+            match heads {
+                1 => weigh_values::<L, E, 1, 4>(job, weights, &factors[..1], out),
+                2 => weigh_values::<L, E, 2, 2>(job, weights, &factors[..2], out),
+                _ => weigh_values::<L, E, 3, 2>(job, weights, &factors, out),
+            }
+            head += heads;
         }
     }
 }
@@ -435,6 +461,10 @@ unsafe fn attend<L: Lanes, E: KvElement>(job: &Attend<'_, E>, buffer: &mut [f32]
 pub struct Kernels {
     /// Rows of a matrix times tokens: (job, destination, scratch for expanded rows).
     pub matmul: unsafe fn(&MatMul<'_>, &mut [f32], &mut [f32]),
+    /// Rounds activations for `multiply`: (one row, blocks, distance between two blocks).
+    pub round: unsafe fn(&[f32], &mut [Rounded], usize),
+    /// Rows of a packed matrix times tokens: (job, destination, room for sixteen values a token).
+    pub multiply: unsafe fn(&Packed<'_>, &mut [f32], &mut [f32]),
     /// (x, weight, len, eps, out).
     pub rms_norm: unsafe fn(&[f32], &[f32], usize, f32, &mut [f32]),
     /// (x, weight, len, eps, out).
@@ -468,6 +498,15 @@ macro_rules! compile {
             unsafe fn matmul(job: &MatMul<'_>, dst: &mut [f32], scratch: &mut [f32]) {
                 // SAFETY: this function is only reached through KERNELS, chosen after the CPU was asked.
                 unsafe { matmul::matmul::<$lanes, $rows, $m, $n>(job, dst, scratch) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn round(x: &[f32], to: &mut [Rounded], stride: usize) {
+                integers::round_row(x, to, stride)
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn multiply(job: &Packed<'_>, dst: &mut [f32], sums: &mut [f32]) {
+                // SAFETY: as for matmul.
+                unsafe { integers::multiply::<$lanes>(job, dst, sums) }
             }
             $(#[target_feature(enable = $feature)])?
             unsafe fn rms_norm(x: &[f32], weight: &[f32], len: usize, eps: f32, out: &mut [f32]) {
@@ -521,7 +560,8 @@ macro_rules! compile {
             }
             /// This instruction set's kernels; calling them needs a CPU that has it.
             pub const KERNELS: Kernels = Kernels {
-                matmul, rms_norm, layer_norm, silu, gelu_tanh, clamped_swiglu, softcap, attend_f16, attend_f32, attend_q8_0, expand_row,
+                matmul, round, multiply, rms_norm, layer_norm, silu, gelu_tanh, clamped_swiglu, softcap, attend_f16, attend_f32, attend_q8_0,
+                expand_row,
             };
         }
     };
@@ -531,4 +571,4 @@ compile!(scalar, "Plain Rust.", super::super::lanes::Scalar, 1, 1 x 1);
 #[cfg(target_arch = "x86_64")]
 compile!(avx2, "AVX2, FMA and F16C.", super::super::lanes_x86::Avx2, 2, 2 x 3, "avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
-compile!(avx512, "AVX-512 F, BW and VL.", super::super::lanes_x86::Avx512, 4, 4 x 6, "avx512f,avx512bw,avx512vl,avx2,fma,f16c");
+compile!(avx512, "AVX-512 F, BW, VL and VNNI.", super::super::lanes_x86::Avx512, 4, 4 x 6, "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c");

@@ -1,9 +1,13 @@
 //! The cpu device: one thread, one arithmetic, results that no chunking and no instruction set can change.
 //!
+//! Matrices of integers are dealt out to groups of sixteen rows when they are loaded (`packed.rs`); all others stay in the mapped files.
 //! A step is a walk over (stage, tile); `poll` runs tiles until its time is up, so a step of any model can be left at any moment.
 
 mod attention;
 mod formats;
+pub mod integers;
+#[cfg(target_arch = "x86_64")]
+mod integers_x86;
 pub mod isa;
 pub mod kernels;
 pub mod kv;
@@ -13,19 +17,23 @@ mod lanes_x86;
 mod matmul;
 pub mod moe;
 pub mod naive;
+pub mod packed;
 pub mod program;
 mod rope;
 mod run;
+mod stored;
 mod trace;
 
 use std::time::Instant;
 
+use self::integers::Rounded;
 use self::isa::Isa;
 use self::kernels::{Kernels, padded};
 pub use self::kv::page_bytes;
 use self::kv::{Pool, page_layout};
 use self::moe::Routing;
 use self::program::{BUFS, Buf, Program};
+use self::stored::Stored;
 pub use super::KvType;
 use super::{
     Capacity, Device, DeviceError, LoadProgress, Memory, Output, PAGE_TOKENS, PageId, Rows, Shown,
@@ -37,9 +45,6 @@ use crate::sampling::{self, SampleStep, Sampler};
 
 /// Most tokens a step holds: enough that expanding a weight once for all of them costs little, few enough that activations stay in cache.
 pub const STEP_TOKENS_MAX: usize = 64;
-
-/// Bytes of the mapped files that are brought in between two looks at the clock.
-const LOAD_PIECE_BYTES: usize = 1 << 20;
 
 /// Room for expanded weights, in values: 128 KiB stay in the second-level cache beside the activations.
 const EXPANDED_MAX: usize = 32 * 1024;
@@ -126,6 +131,10 @@ pub struct CpuDevice {
     /// Distance between two tokens in a buffer.
     strides: [usize; BUFS],
     ropes: Vec<rope::Angles>,
+    /// Matrices of integers.
+    stored: Stored,
+    /// Activations of a product, rounded.
+    rounded: Vec<Rounded>,
     expanded: Vec<f32>,
     scores: Vec<f32>,
     routing: Routing,
@@ -136,7 +145,6 @@ pub struct CpuDevice {
     /// Where a layer's keys and values begin inside a page.
     layer_offsets: Vec<usize>,
     capacity: Capacity,
-    loaded_bytes: u64,
     current: Current,
     job: Job,
     logits: Logits,
@@ -158,12 +166,20 @@ fn queries_a_kv_head(plan: &Plan, q_stride: usize) -> usize {
     groups.max().unwrap_or(1)
 }
 
-/// What steps may be.
-fn capacity(pages: usize, vocab: usize) -> Capacity {
+/// Values that expanded weights, sums of a group of rows and rows in passing need.
+fn expanded_max(program: &Program, widest: usize) -> usize {
+    let sums = packed::GROUP * STEP_TOKENS_MAX * program.experts.1.max(1);
+    EXPANDED_MAX.max(8 * widest).max(sums)
+}
+
+/// What steps may be: as many tokens as a group of the widest rows is multiplied with in a tile's time.
+fn capacity(isa: Isa, widest: usize, pages: usize, vocab: usize) -> Capacity {
+    let in_time = isa.group_macs_max() / (packed::GROUP * widest.max(1));
+    let tokens = in_time.clamp(1, STEP_TOKENS_MAX);
     Capacity {
-        step_tokens_max: STEP_TOKENS_MAX,
+        step_tokens_max: tokens,
         // However tokens are cut into steps, there is one order of summation.
-        exact_tokens_max: STEP_TOKENS_MAX,
+        exact_tokens_max: tokens,
         pages,
         vocab,
     }
@@ -199,10 +215,10 @@ impl CpuDevice {
             .iter()
             .map(|r| rope::Angles::new(r, &vectors, STEP_TOKENS_MAX))
             .collect();
-        let capacity = capacity(pages, plan.n_vocab);
+        let capacity = capacity(options.isa, widest, pages, plan.n_vocab);
         let group = queries_a_kv_head(&plan, strides[Buf::Q as usize]);
         Ok(Self {
-            expanded: zeroed(EXPANDED_MAX.max(8 * widest), "expanded weights")?,
+            expanded: zeroed(expanded_max(&program, widest), "expanded weights")?,
             scores: zeroed((group + 1) * pages * PAGE_TOKENS, "attention scores")?,
             sampler: Sampler::new(plan.n_vocab),
             routing: Routing::new(program.experts, STEP_TOKENS_MAX),
@@ -210,7 +226,11 @@ impl CpuDevice {
             current: Current::with_capacity(pages),
             job: Job::Idle,
             logits: Logits::Stale,
-            loaded_bytes: 0,
+            stored: Stored::new(&program, &weights)?,
+            rounded: zeroed(
+                program.rounded_max() * (STEP_TOKENS_MAX + 1),
+                "rounded activations",
+            )?,
             isa: options.isa,
             plan,
             weights,
@@ -325,28 +345,13 @@ fn widen_vectors(
 impl Device for CpuDevice {
     fn load_some(&mut self, until: Instant) -> Result<LoadProgress, DeviceError> {
         let total = self.weights.total_bytes();
-        let mut begin = 0u64;
-        for weight in self.weights.iter() {
-            let bytes = self.files.bytes(weight);
-            let mut at =
-                usize::try_from(self.loaded_bytes.saturating_sub(begin)).unwrap_or(usize::MAX);
-            while at < bytes.len() {
-                let piece = &bytes[at..bytes.len().min(at + LOAD_PIECE_BYTES)];
-                // one read a page makes the system bring it in
-                std::hint::black_box(piece.iter().step_by(4096).fold(0u8, |a, b| a ^ b));
-                at += piece.len();
-                self.loaded_bytes += piece.len() as u64;
-                if Instant::now() >= until {
-                    return Ok(LoadProgress {
-                        processed: self.loaded_bytes,
-                        total,
-                    });
-                }
+        while self.stored.load_piece(&self.weights, &*self.files) {
+            if Instant::now() >= until {
+                break;
             }
-            begin += weight.bytes as u64;
         }
         Ok(LoadProgress {
-            processed: total,
+            processed: self.stored.loaded_bytes(),
             total,
         })
     }
@@ -475,9 +480,10 @@ impl Device for CpuDevice {
             .chain([&self.expanded, &self.scores])
             .map(|b| size_of_val(b.as_slice()))
             .sum::<usize>()
+            + size_of_val(self.rounded.as_slice())
             + self.routing.bytes();
         Memory {
-            weights_bytes: self.weights.total_bytes(),
+            weights_bytes: self.weights.total_bytes() + self.stored.bytes(),
             kv_bytes: kv as u64,
             scratch_bytes: scratch as u64,
         }
