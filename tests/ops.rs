@@ -9,7 +9,7 @@ use worker_orcd::device::cpu::kernels::{Attend, Kernels, MatMul, Store, padded};
 use worker_orcd::device::cpu::kv::KvElement;
 use worker_orcd::device::cpu::moe::Routing;
 use worker_orcd::device::cpu::naive;
-use worker_orcd::device::cpu::packed::{Form, GROUP, pack};
+use worker_orcd::device::cpu::packed::{Form, GROUP, expand_row, pack};
 use worker_orcd::device::cpu::program::Choice;
 use worker_orcd::model::spec::Gating;
 use worker_orcd::quant::{Block, BlockQ8_0, TensorType};
@@ -204,6 +204,28 @@ proptest! {
                 let from = skip / GROUP * form.group_bytes(cols);
                 multiply_packed(&kernels, (kind, &groups[from..], cols), skip % GROUP, &x, tokens, Store::Set, &mut out);
                 prop_assert_eq!(bits(&out), bits(&expected), "{} {}", isa.name(), kind.name());
+            }
+        }
+    }
+
+    /// Rows of an embedding that is packed for the output's sake.
+    #[test]
+    fn rows_of_packed_matrices_are_those_of_the_file(rows in 1..40usize, cols in 1..600usize, seed in 0..1000u64) {
+        for kind in TensorType::ALL {
+            let Some(form) = Form::of(kind) else { continue };
+            let cols = columns(kind, cols);
+            let bytes = numbers(seed, rows * kind.row_bytes(cols));
+            let bytes: Vec<u8> = bytes.iter().map(|v| (v * 128.0) as i32 as u8).collect();
+            let groups = packed(kind, &bytes, cols);
+            for (r, row) in bytes.chunks_exact(kind.row_bytes(cols)).enumerate() {
+                let (mut ours, mut expected) = (vec![f32::NAN; cols], vec![0.0; cols]);
+                kind.dequantize(row, &mut expected).expect("whole blocks");
+                let group = &groups[r / GROUP * form.group_bytes(cols)..][..form.group_bytes(cols)];
+                expand_row(kind, group, r % GROUP, &mut ours);
+                for (k, (ours, wanted)) in ours.iter().zip(&expected).enumerate() {
+                    let same = ours.to_bits() == wanted.to_bits() || ours.is_nan() && wanted.is_nan();
+                    prop_assert!(same, "{}: weight {} of row {} is {:?}, not {:?}", kind.name(), k, r, ours, wanted);
+                }
             }
         }
     }

@@ -152,7 +152,7 @@ pub struct Capacity {
 /// Bytes that the device holds, by what they are for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// Weights, as they lie in memory (mapped file pages count, and what is kept of them in another layout counts too).
+    /// Weights, as they lie in memory (pages of mapped files count, unless what they hold is kept in another layout, which counts then).
     pub weights_bytes: u64,
     /// The KV pool.
     pub kv_bytes: u64,

@@ -5,9 +5,9 @@ use std::fs::File;
 use std::io;
 use std::rc::Rc;
 
-use memmap2::{Advice, Mmap};
+use memmap2::{Advice, Mmap, UncheckedAdvice};
 
-use crate::model::weights::Files;
+use crate::model::weights::{Files, Weight};
 
 /// How far ahead of the load the system is told to read. All at once would keep the loop waiting at a large file.
 const AHEAD_BYTES: usize = 64 * 1024 * 1024;
@@ -22,6 +22,18 @@ pub(super) struct Mapped {
 impl Files for Rc<Mapped> {
     fn file(&self, number: usize) -> &[u8] {
         self.files.get(number).map_or(&[], |file| file)
+    }
+
+    fn release(&self, weight: &Weight) {
+        if let Some(file) = self.files.get(weight.file) {
+            // SAFETY: a shared mapping of a file that nothing here writes to: pages that are dropped are the file's again when they are
+            // read, and those at both ends, which other tensors may have a part of, are too.
+            let dropped = unsafe {
+                file.unchecked_advise_range(UncheckedAdvice::DontNeed, weight.offset, weight.bytes)
+            };
+            // without it there is only less memory left
+            dropped.ok();
+        }
     }
 }
 

@@ -31,6 +31,10 @@ pub trait Files {
     fn bytes(&self, weight: &Weight) -> &[u8] {
         &self.file(weight.file)[weight.offset..][..weight.bytes]
     }
+
+    /// Says that a tensor, or a stretch of one, is not read soon: what memory its bytes take may be used for something else. They can be
+    /// read all the same.
+    fn release(&self, _weight: &Weight) {}
 }
 
 /// A model in one file.

@@ -1,6 +1,6 @@
 //! The cpu device: one thread, one arithmetic, results that no chunking and no instruction set can change.
 //!
-//! Matrices of integers are dealt out to groups of sixteen rows when they are loaded (`packed.rs`); all others stay in the mapped files.
+//! Matrices of integers are dealt out to groups of sixteen rows when they are loaded (`packed.rs`) and leave the mapped files; all others stay there.
 //! A step is a walk over (stage, tile); `poll` runs tiles until its time is up, so a step of any model can be left at any moment.
 
 mod attention;
@@ -461,6 +461,7 @@ impl Device for CpuDevice {
     fn state_id(&self) -> String {
         let kv = self.pool.kv().name();
         let fingerprint = self.weights.fingerprint(&self.plan, &*self.files);
+        self.stored.release(&self.weights, &*self.files);
         format!(
             "{} {fingerprint}, cpu pages of {kv}",
             self.plan.architecture
@@ -483,7 +484,7 @@ impl Device for CpuDevice {
             + size_of_val(self.rounded.as_slice())
             + self.routing.bytes();
         Memory {
-            weights_bytes: self.weights.total_bytes() + self.stored.bytes(),
+            weights_bytes: self.stored.bytes(&self.weights),
             kv_bytes: kv as u64,
             scratch_bytes: scratch as u64,
         }

@@ -124,6 +124,17 @@ impl Form {
         cols / BLOCK * self.block_bytes() + shared
     }
 
+    /// Where in a group the halves of a block and the block itself begin.
+    const fn places(self, block: usize) -> (usize, usize) {
+        if !self.supers {
+            let at = block * self.block_bytes();
+            return (at, at);
+        }
+        let halves = block / 8 * (self.halves_bytes() + 8 * self.block_bytes());
+        let first = halves + self.halves_bytes();
+        (halves, first + block % 8 * self.block_bytes())
+    }
+
     /// What is subtracted from a quant.
     pub const fn zero(self) -> i32 {
         match self.zero {
@@ -230,6 +241,43 @@ impl RowBlock {
         }
     }
 
+    /// Block `block` of row `r` of a group: what [`pack`] has put there.
+    fn of_group(form: Form, group: &[u8], block: usize, r: usize) -> Self {
+        let (halves, at) = form.places(block);
+        let (scales, quants) = group[at..][..form.block_bytes()].split_at(form.scales_bytes());
+        let half = |place: usize| read::<f16>(&group[halves + place * 2 * GROUP..], r);
+        let scale = |place: usize| scales[place * GROUP + r].cast_signed();
+        Self {
+            quants: read_quants(form, r, quants),
+            halves: [half(0), if form.minimum { half(1) } else { f16::ZERO }],
+            scales: if form.supers {
+                [scale(0), scale(1)]
+            } else {
+                [0; 2]
+            },
+        }
+    }
+
+    /// The weights. All products are exact, so they are rounded once at most, as where the type itself is decoded.
+    fn weights(&self, form: Form) -> [f32; BLOCK] {
+        let [d, m] = self.halves.map(f16::to_f32);
+        let [s, t] = self.scales.map(f32::from);
+        let (scales, minimum) = match (form.supers, form.halves) {
+            (false, _) => ([d, d], m),
+            (true, false) => ([d * s, d * s], t * -m),
+            (true, true) => ([d * s, d * t], 0.0),
+        };
+        std::array::from_fn(|column| {
+            let q = (i32::from(self.quants[column]) - form.zero()) as f32;
+            let product = scales[column / 16] * q;
+            if form.minimum {
+                product + minimum
+            } else {
+                product
+            }
+        })
+    }
+
     /// Puts the quants into a block, as row `r` of sixteen.
     fn write_quants(&self, form: Form, r: usize, to: &mut [u8]) {
         let q = &self.quants;
@@ -255,6 +303,24 @@ impl RowBlock {
             to[256 + 64 * plane + 4 * r..][..4].copy_from_slice(&four);
         }
     }
+}
+
+/// The quants of row `r` of sixteen, which [`RowBlock::write_quants`] has put into a block.
+fn read_quants(form: Form, r: usize, from: &[u8]) -> [u8; BLOCK] {
+    std::array::from_fn(|column| {
+        let (four, j) = (column / 4, 4 * r + column % 4);
+        if form.bits == 8 {
+            return from[64 * four + j];
+        }
+        let low = from[64 * (four % 4) + j] >> (column / 16 * 4) & 15;
+        let width = form.bits - 4;
+        if width == 0 {
+            return low;
+        }
+        let (plane, field) = (four / (8 / width), four % (8 / width));
+        let high = from[256 + 64 * plane + j] >> (field * width) & ((1 << width) - 1);
+        low | high << 4
+    })
 }
 
 /// The same for blocks whose pairs of quants are those of the file already, after a half or two: nothing is taken apart.
@@ -306,5 +372,14 @@ pub fn pack(kind: TensorType, cols: usize, rows: &[u8], to: &mut [u8]) {
             }
         }
         to = rest;
+    }
+}
+
+/// Row `r` of a group as numbers, bit for bit those of the file's row; `out` is as long as the row, and nothing is written for types
+/// without a form.
+pub fn expand_row(kind: TensorType, group: &[u8], r: usize, out: &mut [f32]) {
+    let Some(form) = Form::of(kind) else { return };
+    for (block, out) in out.chunks_exact_mut(BLOCK).enumerate() {
+        out.copy_from_slice(&RowBlock::of_group(form, group, block, r).weights(form));
     }
 }

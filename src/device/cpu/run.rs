@@ -7,7 +7,7 @@ use half::f16;
 use super::integers::{self, Packed};
 use super::kernels::{Attend, MatMul, padded};
 use super::moe::add;
-use super::packed::GROUP;
+use super::packed::{GROUP, expand_row};
 use super::program::{Activate, Buf, Of, Product, Stage};
 use super::{CpuDevice, Rows, naive};
 use crate::model::plan::{Join, Matrix, NormOp, TensorId};
@@ -125,7 +125,14 @@ impl CpuDevice {
         (weight.kind, &bytes[first * row_bytes..][..rows * row_bytes])
     }
 
+    /// A row of a matrix as numbers, padded with zeros.
     fn expand(&self, table: Matrix, row: usize, out: &mut [f32]) {
+        if let Some(group) = self.stored.groups(table.tensor, row, 1) {
+            let (values, padding) = out.split_at_mut(table.cols);
+            expand_row(group.kind, group.bytes, group.skip, values);
+            padding.fill(0.0);
+            return;
+        }
         let (kind, bytes) = self.weight_rows(table.tensor, table.cols, row, 1);
         // SAFETY: the kernels were chosen for this CPU in `new`; slices carry their lengths.
         unsafe { (self.kernels.expand_row)(kind, bytes, out) }
