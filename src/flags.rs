@@ -42,7 +42,7 @@ pub struct Flags {
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=limits::CONTEXT_MAX as u64))]
     pub ctx: Option<usize>,
 
-    /// Numbers of the KV cache: "f16", or "f32" at twice the memory
+    /// Numbers of the KV cache: "f16", "f32" at twice the memory, or "q8_0" at little more than half of it (on the cpu)
     #[arg(long, value_enum, default_value_t = KvType::F16)]
     pub kv_type: KvType,
 
@@ -207,6 +207,9 @@ pub enum KvType {
     F16,
     /// 32 bits.
     F32,
+    /// 8 bits, and a scale of 16 for each 32 of them.
+    #[value(name = "q8_0")]
+    Q8_0,
 }
 
 impl Flags {
@@ -214,7 +217,7 @@ impl Flags {
     ///
     /// # Errors
     ///
-    /// A flag that means nothing for the model that is given.
+    /// A flag that means nothing for the model or the device that is given.
     pub fn check_together(&self) -> Result<(), clap::Error> {
         let fake = matches!(self.model, Some(ModelChoice::Fake(_)));
         let senseless = [
@@ -224,12 +227,15 @@ impl Flags {
             (self.trace.is_some(), "--trace"),
             (!self.trace_ids.is_empty(), "--trace-ids"),
         ];
-        match senseless.iter().find(|(given, _)| fake && *given) {
-            None => Ok(()),
-            Some((_, flag)) => Err(Flags::command().error(
-                ErrorKind::ArgumentConflict,
-                format!("{flag} needs a model file; a fake model has none"),
+        let conflict = |text| Err(Flags::command().error(ErrorKind::ArgumentConflict, text));
+        if let Some((_, flag)) = senseless.iter().find(|(given, _)| fake && *given) {
+            return conflict(format!("{flag} needs a model file; a fake model has none"));
+        }
+        match (self.device, self.kv_type) {
+            (Some(device @ DeviceChoice::Cuda(_)), KvType::Q8_0) => conflict(format!(
+                "--kv-type q8_0 is not possible on --device {device} yet; use --kv-type f16, or --device cpu"
             )),
+            (_, KvType::F16 | KvType::F32 | KvType::Q8_0) => Ok(()),
         }
     }
 
@@ -245,6 +251,7 @@ impl Flags {
             kv: match self.kv_type {
                 KvType::F16 => load::KvType::F16,
                 KvType::F32 => load::KvType::F32,
+                KvType::Q8_0 => load::KvType::Q8_0,
             },
             kv_bytes: self.kv_bytes,
             tokenizer: self.tokenizer.clone(),
@@ -347,6 +354,10 @@ mod tests {
         assert!(flags(&["--model", "fake:", "--check"]).is_err());
         assert!(flags(&["--model", "fake:", "--tokenizer", "t"]).is_err());
         assert!(flags(&["--model", "a", "--check", "--print-plan"]).is_err());
+        for (device, possible) in [("cpu", true), ("cuda:1", false)] {
+            let q8_0 = flags(&["--model", "a", "--device", device, "--kv-type", "q8_0"]);
+            assert_eq!(q8_0.is_ok(), possible, "{device}");
+        }
         assert!(flags(&["--model", "a", "--prompt", "p", "--input", "f"]).is_err());
     }
 

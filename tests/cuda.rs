@@ -382,7 +382,8 @@ fn fixtures() -> Vec<Fixture> {
 fn every_architecture_says_what_its_reference_says() {
     let mut wrong = Vec::new();
     for fixture in fixtures() {
-        for (kv, bound) in [(KvType::F32, 1e-3f32), (KvType::F16, 8e-3)] {
+        // of f16, 2e-3 are the cache's (tests/fixtures.rs)
+        for (kv, bound) in [(KvType::F32, 1e-3f32), (KvType::F16, 3e-3)] {
             let Some(mut device) = device(fixture.file.clone(), fixture.context, kv) else {
                 return;
             };
@@ -470,6 +471,7 @@ fn the_real_model_says_what_the_reference_says() {
         }
     }
     let bounds = Bounds {
+        clear_min: 1.0,
         top1_min: 0.995,
         delta_max: 0.01,
         weighted_max: 1e-3,

@@ -29,7 +29,8 @@ impl Files for Rc<Mapped> {
         let Some(file) = self.files.get(number) else {
             return;
         };
-        // SAFETY: the mapping is shared and never written to, so pages that are read all the same come back as they were.
+        // SAFETY: the mapping is shared and never written to, so pages that are read all the same come back as they were, and so do those at
+        // both ends, which other tensors may have a part of.
         unsafe { file.unchecked_advise_range(UncheckedAdvice::DontNeed, bytes.start, bytes.len()) }
             .ok();
     }

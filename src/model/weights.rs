@@ -33,7 +33,7 @@ pub trait Files {
         &self.file(weight.file)[weight.offset..][..weight.bytes]
     }
 
-    /// Says that these bytes of a file will hardly be read again.
+    /// Says that these bytes of a file are not read soon: what memory they take may be used for something else. They can be read all the same.
     fn forget(&self, _number: usize, _bytes: Range<usize>) {}
 }
 
