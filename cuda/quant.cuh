@@ -6,7 +6,9 @@
 // A *unit* is what one lane decodes at once: UNIT weights, whose columns are column(u) + offset(i). Columns of activations in shared memory
 // are padded by four floats every 2^PAD columns, so that neighbouring lanes, which read neighbouring units, meet no bank conflict.
 // decode() gives the f32 value that the format defines, rounded as src/quant rounds it. The block formats are integers under scales, and
-// ints() and scales() give those apart: weight i of a unit is scale(g) * q[i] - min(g), g = i / (UNIT / GROUPS), q in four bytes a word;
+// ints() and scales() give those apart: weight i of a unit is d * (q[i] - OFFSET) - m, q in four bytes a word. Where the scales themselves are integers
+// under one scale of 256 columns (NESTED), factors() gives those integers and whole() what they are under: weight i of a unit is then
+// whole.x * s[g] * (q[i] - OFFSET) - whole.y * m[g], g = i / (UNIT / GROUPS).
 // place() says of every fourth column of 128 which unit and word it is. octet(p) are the bytes of 256 columns of a row in plane p.
 #pragma once
 #include "common.cuh"
@@ -78,12 +80,6 @@ __device__ __forceinline__ uint32_t spread4(uint32_t v, int at) {
     return ((v & 15u) * 0x00204081u & 0x01010101u) << at;
 }
 
-// Bytes 0..127 minus `by` <= 128, each in its byte as two's complement.
-__device__ __forceinline__ uint32_t minus(uint32_t v, uint32_t by) {
-    const uint32_t all = 0x01010101u;
-    return (v + (128u - by) * all) ^ 128u * all;
-}
-
 // The low and high halves of 16 bytes: 32 integers of four bits.
 __device__ __forceinline__ void nibbles(const uint4 &quants, uint32_t *q) {
     const uint32_t v[4] = {quants.x, quants.y, quants.z, quants.w};
@@ -148,7 +144,8 @@ struct BF16 {
 
 struct Blocks32 {
     static constexpr int UNIT = 32, PAD = 5, GROUPS = 1;
-    static constexpr bool MINS = false;
+    static constexpr bool MINS = false, NESTED = false;
+    static constexpr int OFFSET = 0;
     static __device__ __forceinline__ int column(int u) { return 32 * u; }
     static constexpr __host__ __device__ int offset(int i) { return i; }
     static __device__ __forceinline__ Place place(uint32_t c) { return {c / 32, c % 32 / 4}; }
@@ -164,11 +161,8 @@ struct Q4_0 : Blocks32 {
     };
     template <class R>
     static __device__ __forceinline__ Raw load(const R &m, uint32_t u) { return {m.template u128_at<0>(u * 16), m.template u16_at<1>(u * 2)}; }
-    static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) {
-        nibbles(r.q, q);
-#pragma unroll
-        for (int k = 0; k < 8; k++) q[k] = minus(q[k], 8);
-    }
+    static constexpr int OFFSET = 8;
+    static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) { nibbles(r.q, q); }
     static __device__ __forceinline__ void scales(const Raw &r, float *d, float *) { d[0] = half_bits(r.d); }
     static __device__ __forceinline__ void decode(const Raw &r, float *w) {
         const uint32_t q[4] = {r.q.x, r.q.y, r.q.z, r.q.w};
@@ -237,11 +231,8 @@ struct Q5_0 : Blocks32 {
     static __device__ __forceinline__ Raw load(const R &m, uint32_t u) {
         return {m.template u128_at<0>(u * 16), m.template u32_at<1>(u * 4), m.template u16_at<2>(u * 2)};
     }
-    static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) {
-        five_bit_ints(r.q, r.h, q);
-#pragma unroll
-        for (int k = 0; k < 8; k++) q[k] = minus(q[k], 16);
-    }
+    static constexpr int OFFSET = 16;
+    static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) { five_bit_ints(r.q, r.h, q); }
     static __device__ __forceinline__ void scales(const Raw &r, float *d, float *) { d[0] = half_bits(r.d); }
     static __device__ __forceinline__ void decode(const Raw &r, float *w) {
         const float d = half_bits(r.d);
@@ -381,7 +372,8 @@ struct MXFP4 : Blocks32 {
 // Units of Q2_K, Q3_K and Q6_K: eight neighbours of each of four runs of 32, in one half of a block.
 struct FourRuns {
     static constexpr int UNIT = 32, PAD = 7, GROUPS = 4;
-    static constexpr bool MINS = false;
+    static constexpr bool MINS = false, NESTED = true;
+    static constexpr int OFFSET = 0;
     static __device__ __forceinline__ int column(int u) { return 128 * (u / 4) + 8 * (u % 4); }
     static constexpr __host__ __device__ int offset(int i) { return 32 * (i / 8) + i % 8; }
     static __device__ __forceinline__ Place place(uint32_t c) { return {c % 32 / 8, c / 32 * 2 + c % 8 / 4}; }
@@ -405,13 +397,12 @@ struct Q2_K : FourRuns {
 #pragma unroll
         for (int j = 0; j < 4; j++) q[2 * j] = r.q.x >> (2 * j) & 0x03030303u, q[2 * j + 1] = r.q.y >> (2 * j) & 0x03030303u;
     }
-    static __device__ __forceinline__ void scales(const Raw &r, float *d, float *m) {
+    static __device__ __forceinline__ void factors(const Raw &r, int *s, int *m) {
+        const uint32_t by = 8 * (r.i / 2), v[2] = {r.s.x >> by, r.s.y >> by};
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
-            const uint32_t s = (j < 2 ? r.s.x : r.s.y) >> (16 * (j % 2) + 8 * (r.i / 2));
-            d[j] = half_bits(r.dm & 0xffffu) * (float)(s & 15u), m[j] = half_bits(r.dm >> 16) * (float)(s >> 4 & 15u);
-        }
+        for (int j = 0; j < 4; j++) s[j] = v[j / 2] >> (16 * (j % 2)) & 15u, m[j] = v[j / 2] >> (16 * (j % 2) + 4) & 15u;
     }
+    static __device__ __forceinline__ float2 whole(const Raw &r) { return make_float2(half_bits(r.dm & 0xffffu), half_bits(r.dm >> 16)); }
     static __device__ __forceinline__ void decode(const Raw &r, float *w) {
         const float d = half_bits(r.dm & 0xffffu), dmin = half_bits(r.dm >> 16);
 #pragma unroll
@@ -445,23 +436,25 @@ struct Q3_K : FourRuns {
                 m.template u16_at<3>(block * 4),
                 (uint32_t)(u % 8)};
     }
+    static constexpr int OFFSET = 4;
     static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) {
 #pragma unroll
         for (int j = 0; j < 4; j++) {
             const uint32_t bit = r.u / 4 * 4 + j;
-            q[2 * j] = minus((r.q.x >> (2 * j) & 0x03030303u) | (r.h.x >> bit & 0x01010101u) << 2, 4);
-            q[2 * j + 1] = minus((r.q.y >> (2 * j) & 0x03030303u) | (r.h.y >> bit & 0x01010101u) << 2, 4);
+            q[2 * j] = (r.q.x >> (2 * j) & 0x03030303u) | (r.h.x >> bit & 0x01010101u) << 2;
+            q[2 * j + 1] = (r.q.y >> (2 * j) & 0x03030303u) | (r.h.y >> bit & 0x01010101u) << 2;
         }
     }
-    static __device__ __forceinline__ void scales(const Raw &r, float *d, float *) {
+    static __device__ __forceinline__ void factors(const Raw &r, int *s, int *) {
 #pragma unroll
         for (int j = 0; j < 4; j++) {
             const uint32_t g = r.u / 4 * 8 + 2 * j + r.u % 4 / 2;
             const uint32_t low = ((g % 8 < 4 ? r.s0 : r.s1) >> (8 * (g % 4)) >> (g / 8 * 4)) & 15u;
             const uint32_t high = (r.s2 >> (8 * (g % 4)) >> (g / 4 * 2)) & 3u;
-            d[j] = half_bits(r.d) * ((float)(low | high << 4) - 32.0f);
+            s[j] = (int)(low | high << 4) - 32;
         }
     }
+    static __device__ __forceinline__ float2 whole(const Raw &r) { return make_float2(half_bits(r.d), 0.0f); }
     static __device__ __forceinline__ void decode(const Raw &r, float *w) {
         const float d = half_bits(r.d);
         const uint32_t half = r.u / 4, i = r.u % 4;
@@ -499,21 +492,23 @@ struct Q6_K : FourRuns {
                 m.template u16_at<3>(block * 4),
                 (uint32_t)i};
     }
+    static constexpr int OFFSET = 32;
     static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) {
+        // two bits of four weights each, brought to where they belong
+        const uint32_t hx[4] = {r.h.x << 4, r.h.x << 2, r.h.x, r.h.x >> 2}, hy[4] = {r.h.y << 4, r.h.y << 2, r.h.y, r.h.y >> 2};
 #pragma unroll
         for (int j = 0; j < 4; j++) {
             const uint2 low = j % 2 ? r.b : r.a;
-            q[2 * j] = minus((low.x >> (4 * (j / 2)) & 0x0f0f0f0fu) | (r.h.x >> (2 * j) & 0x03030303u) << 4, 32);
-            q[2 * j + 1] = minus((low.y >> (4 * (j / 2)) & 0x0f0f0f0fu) | (r.h.y >> (2 * j) & 0x03030303u) << 4, 32);
+            q[2 * j] = (low.x >> (4 * (j / 2)) & 0x0f0f0f0fu) | (hx[j] & 0x30303030u);
+            q[2 * j + 1] = (low.y >> (4 * (j / 2)) & 0x0f0f0f0fu) | (hy[j] & 0x30303030u);
         }
     }
-    static __device__ __forceinline__ void scales(const Raw &r, float *d, float *) {
+    static __device__ __forceinline__ void factors(const Raw &r, int *s, int *) {
+        const uint32_t by = 8 * (r.i / 2), v[2] = {r.s.x >> by, r.s.y >> by};
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
-            const int s = (int)((j < 2 ? r.s.x : r.s.y) >> (16 * (j % 2) + 8 * (r.i / 2)) << 24) >> 24;
-            d[j] = half_bits(r.d) * (float)s;
-        }
+        for (int j = 0; j < 4; j++) s[j] = (signed char)(v[j / 2] >> (16 * (j % 2)));
     }
+    static __device__ __forceinline__ float2 whole(const Raw &r) { return make_float2(half_bits(r.d), 0.0f); }
     static __device__ __forceinline__ void decode(const Raw &r, float *w) {
         const float d = half_bits(r.d);
 #pragma unroll
@@ -534,24 +529,27 @@ struct Q6_K : FourRuns {
 // Units of Q4_K and Q5_K: sixteen neighbours of each of two runs of 32.
 struct TwoRuns {
     static constexpr int UNIT = 32, PAD = 6, GROUPS = 2;
-    static constexpr bool MINS = true;
+    static constexpr bool MINS = true, NESTED = true;
+    static constexpr int OFFSET = 0;
     static __device__ __forceinline__ int column(int u) { return 64 * (u / 2) + 16 * (u % 2); }
     static constexpr __host__ __device__ int offset(int i) { return 32 * (i / 16) + i % 16; }
     static __device__ __forceinline__ Place place(uint32_t c) { return {c / 64 * 2 + c % 32 / 16, c % 64 / 32 * 4 + c % 16 / 4}; }
 };
 
-// d, dmin and twelve bytes of scales and minima, six bits each, as Q4_K and Q5_K hold them.
+// d, dmin and twelve bytes of scales and minima, six bits each, as Q4_K and Q5_K hold them: two scales and two minima, a byte each, of the
+// groups 2c and 2c + 1, where c is which 64 of the 256 weights.
+__device__ __forceinline__ uint2 six_bits(const uint4 &header, uint32_t c) {
+    const uint32_t shift = 16 * (c % 2), a = header.y >> shift, b = header.z >> shift, low = header.w >> shift;
+    return make_uint2(c < 2 ? a & 0x3f3fu : (low & 0x0f0fu) | (a & 0xc0c0u) >> 2, c < 2 ? b & 0x3f3fu : (low >> 4 & 0x0f0fu) | (b & 0xc0c0u) >> 2);
+}
+
 struct SixBits {
     float ds[2], dm[2];
-    // c: which 64 of the 256 weights
     __device__ __forceinline__ SixBits(const uint4 &header, uint32_t c) {
         const float d = half_bits(header.x & 0xffffu), dmin = half_bits(header.x >> 16);
-        // two bytes each: of group 2c and 2c + 1
-        const uint32_t shift = 16 * (c % 2), a = header.y >> shift, b = header.z >> shift, low = header.w >> shift;
-        const uint32_t s = c < 2 ? a & 0x3f3fu : (low & 0x0f0fu) | (a & 0xc0c0u) >> 2;
-        const uint32_t m = c < 2 ? b & 0x3f3fu : (low >> 4 & 0x0f0fu) | (b & 0xc0c0u) >> 2;
-        ds[0] = d * (float)(s & 0xffu), ds[1] = d * (float)(s >> 8);
-        dm[0] = dmin * (float)(m & 0xffu), dm[1] = dmin * (float)(m >> 8);
+        const uint2 two = six_bits(header, c);
+        ds[0] = d * (float)(two.x & 0xffu), ds[1] = d * (float)(two.x >> 8);
+        dm[0] = dmin * (float)(two.y & 0xffu), dm[1] = dmin * (float)(two.y >> 8);
     }
 };
 
@@ -568,10 +566,11 @@ struct Q4_K : TwoRuns {
         return {m.template u128_at<0>(u * 16), m.template u128_at<1>(u / 8 * 16), (uint32_t)(u % 8 / 2)};
     }
     static __device__ __forceinline__ void ints(const Raw &r, uint32_t *q) { nibbles(r.q, q); }
-    static __device__ __forceinline__ void scales(const Raw &r, float *d, float *m) {
-        const SixBits s(r.h, r.c);
-        d[0] = s.ds[0], d[1] = s.ds[1], m[0] = s.dm[0], m[1] = s.dm[1];
+    static __device__ __forceinline__ void factors(const Raw &r, int *s, int *m) {
+        const uint2 two = six_bits(r.h, r.c);
+        s[0] = two.x & 0xffu, s[1] = two.x >> 8, m[0] = two.y & 0xffu, m[1] = two.y >> 8;
     }
+    static __device__ __forceinline__ float2 whole(const Raw &r) { return make_float2(half_bits(r.h.x & 0xffffu), half_bits(r.h.x >> 16)); }
     static __device__ __forceinline__ void decode(const Raw &r, float *w) {
         const SixBits s(r.h, r.c);
         const uint32_t q[4] = {r.q.x, r.q.y, r.q.z, r.q.w};
@@ -606,10 +605,11 @@ struct Q5_K : TwoRuns {
             q[4 + k] |= (f[k] >> (2 * r.c + 1) & 0x01010101u) << 4;
         }
     }
-    static __device__ __forceinline__ void scales(const Raw &r, float *d, float *m) {
-        const SixBits s(r.h, r.c);
-        d[0] = s.ds[0], d[1] = s.ds[1], m[0] = s.dm[0], m[1] = s.dm[1];
+    static __device__ __forceinline__ void factors(const Raw &r, int *s, int *m) {
+        const uint2 two = six_bits(r.h, r.c);
+        s[0] = two.x & 0xffu, s[1] = two.x >> 8, m[0] = two.y & 0xffu, m[1] = two.y >> 8;
     }
+    static __device__ __forceinline__ float2 whole(const Raw &r) { return make_float2(half_bits(r.h.x & 0xffffu), half_bits(r.h.x >> 16)); }
     static __device__ __forceinline__ void decode(const Raw &r, float *w) {
         const SixBits s(r.h, r.c);
         const uint32_t q[4] = {r.q.x, r.q.y, r.q.z, r.q.w}, f[4] = {r.f.x, r.f.y, r.f.z, r.f.w};

@@ -7,7 +7,7 @@ use super::CpuError;
 use super::packed::{Form, GROUP, pack};
 use super::program::Program;
 use crate::model::plan::TensorId;
-use crate::model::weights::{Files, Weight, Weights};
+use crate::model::weights::{Files, Weights};
 use crate::quant::TensorType;
 
 /// Bytes of the mapped files that are brought in between two looks at the clock.

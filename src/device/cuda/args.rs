@@ -69,7 +69,7 @@ pub struct Segment {
     pub out_stride: u32,
 }
 
-/// `Matvec` of `cuda/matvec.cu`.
+/// `Matvec` of `cuda/matvec.cuh`.
 #[allow(
     missing_docs,
     reason = "the fields are those of the kernel\'s structure, which are told there"

@@ -34,8 +34,11 @@ pub const MATVEC_PAIRS: [[TensorType; 2]; 3] = [
     [TensorType::Q5_0, TensorType::Q8_0],
 ];
 
-/// Threads of a block of `matvec`.
+/// Threads of a block of `matvec_floats`.
 pub const MATVEC_THREADS: usize = 512;
+
+/// Threads of a block of `matvec`: 32 times `WARPS` of `cuda/matvec.cu`.
+pub const TILE_THREADS: usize = 512;
 
 /// Query heads that share a key head, for which `attend` was built.
 pub const ATTEND_GROUPS: [usize; 4] = [1, 4, 8, 16];

@@ -8,8 +8,8 @@ use cudarc::driver::DriverError;
 
 use super::args::{Address, Matvec, Segment, WeightRows, epilogue, norm_kind};
 use super::launch::{
-    ATTEND_GROUPS, ATTEND_MANY, Grid, Kernels, MATVEC_PAIRS, MATVEC_THREADS, MATVEC_TOKENS, is_float,
-    matvec_name,
+    ATTEND_GROUPS, ATTEND_MANY, Grid, Kernels, MATVEC_PAIRS, MATVEC_THREADS, MATVEC_TOKENS,
+    TILE_THREADS, is_float, matvec_name,
 };
 use super::prompt::Rows;
 use super::sizes::Area;
@@ -335,20 +335,22 @@ impl CudaDevice {
     ) -> Result<(), DriverError> {
         let n = args.n_tokens as usize;
         let kinds = self.kinds(parts);
+        let gated = args.epilogue == epilogue::GATED;
+        let rows: Vec<usize> = parts.iter().map(|p| p.rows).collect();
         let mut grid = if is_float(kinds[0]) {
             self.grid_of_floats(n, parts, args.epilogue)
         } else {
-            let rows: Vec<usize> = parts.iter().map(|p| p.rows).collect();
-            let share = self.multiprocessors.div_ceil(n_used);
-            let gated = args.epilogue == epilogue::GATED;
-            let work = self.work(&kinds, parts[0].cols, (&rows, gated), n);
-            let tiling = tiles::Work { multiprocessors: share, ..work }.tiling(n);
+            let work = tiles::Work {
+                multiprocessors: self.multiprocessors.div_ceil(n_used),
+                ..self.work(&kinds, parts[0].cols, (&rows, gated), n)
+            };
+            let tiling = work.tiling(n);
             args.warps_a_tile = tiling.warps_a_tile as u32;
             args.tiles_a_pass = tiling.tiles_a_pass as u32;
             (args.n_tiles, args.stages) = (tiling.n_tiles as u32, tiling.stages as u32);
             let second = |p: &Part| self.kind(p) != kinds[0];
             args.second_from = parts.iter().position(second).unwrap_or(parts.len()) as u32;
-            Grid::line(tiling.blocks, MATVEC_THREADS as u32, tiling.shared_bytes)
+            Grid::line(tiling.blocks, TILE_THREADS as u32, tiling.shared_bytes)
         };
         if slots > 1 {
             // the slots share the multiprocessors

@@ -1,7 +1,7 @@
 //! How a launch of `matvec` for block formats is cut: tiles of sixteen rows, the warps that share a tile, the copies under way. Plain numbers,
 //! made from the shape and the card alone, so that they are checked without one.
 
-use super::launch::MATVEC_THREADS;
+use super::launch::TILE_THREADS;
 use super::layout::planes;
 use crate::quant::TensorType;
 
@@ -12,10 +12,17 @@ pub const TILE: usize = 16;
 pub const OCTET: usize = 256;
 
 /// Warps of a block.
-const WARPS: usize = MATVEC_THREADS / 32;
+const WARPS: usize = TILE_THREADS / 32;
 
-/// Most slots of a warp's ring: `STAGES_MAX` of `cuda/matvec.cu`.
-const STAGES_MAX: usize = 4;
+/// Most slots of a warp's ring: what `await_groups` of `cuda/matvec.cu` knows.
+const STAGES_MAX: usize = 5;
+
+/// Slots of a ring that keep memory busy: fewer only where there is no more room.
+const STAGES_MIN: usize = 3;
+
+/// Shared memory of a block that leaves room on its multiprocessor for a block of the kernel that follows, which then has its first copies under
+/// way while this one ends; [`STAGES_MIN`] counts for more.
+const BLOCK_BYTES: usize = 104 * 1024;
 
 /// The numbers of one launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,14 +81,17 @@ impl Work<'_> {
                 .div_ceil(WARPS / warps * self.multiprocessors);
             (passes * self.octets().div_ceil(warps), warps)
         };
-        [2, 4, 8, 16].into_iter().min_by_key(|w| busiest(*w)).unwrap_or(WARPS)
+        [2, 4, 8, 16]
+            .into_iter()
+            .min_by_key(|w| busiest(*w))
+            .unwrap_or(WARPS)
     }
 
     /// Shared memory of x, for one token.
     fn x_bytes(&self) -> usize {
         let mut kinds = self.kinds.to_vec();
         kinds.dedup();
-        2 * self.octets() * kinds.into_iter().map(quad_bytes).sum::<usize>()
+        self.octets() * kinds.into_iter().map(x_octet_bytes).sum::<usize>()
     }
 
     fn stage_bytes(&self) -> usize {
@@ -108,8 +118,8 @@ impl Work<'_> {
         let passes = n_tiles.div_ceil(blocks * tiles_a_pass);
         let useful = (passes * self.octets().div_ceil(warps_a_tile)).min(STAGES_MAX);
         let within = |bytes: usize| bytes.saturating_sub(fixed) / stage;
-        // half, so that a block of the kernel that follows finds room and has its first copies under way
-        let stages = within(self.shared_max / 2).max(2).min(within(self.shared_max));
+        let stages = within(BLOCK_BYTES).max(STAGES_MIN);
+        let stages = stages.min(within(self.shared_max));
         let stages = stages.min(useful).max(1);
         Tiling {
             n_tiles,
@@ -128,15 +138,17 @@ fn octet_bytes(kind: TensorType) -> usize {
     planes(kind).iter().map(of).sum()
 }
 
-/// Bytes of 128 columns of a token's x: `Quad` of `cuda/matvec.cu`.
-fn quad_bytes(kind: TensorType) -> usize {
-    let sums = match kind {
-        TensorType::Q4_1 | TensorType::Q5_1 => 4,
-        TensorType::Q4_K | TensorType::Q5_K => 8,
-        TensorType::Q2_K => 16,
+/// Bytes of 256 columns of a token's x: `Octet` of `cuda/matvec.cu`. The words of a unit are a sum for each group of a format with minima,
+/// two for each group of one with an offset.
+fn x_octet_bytes(kind: TensorType) -> usize {
+    let words = match kind {
+        TensorType::Q4_1 | TensorType::Q5_1 => 1,
+        TensorType::Q4_0 | TensorType::Q5_0 | TensorType::Q4_K | TensorType::Q5_K => 2,
+        TensorType::Q2_K => 4,
+        TensorType::Q3_K | TensorType::Q6_K => 8,
         _ => 0,
     };
-    256 + 16 + 4 * sums
+    2 * 256 + 16 + 8 * 4 * words
 }
 
 #[cfg(test)]
@@ -172,7 +184,9 @@ mod tests {
             (2880, &[201_088], false),
             (33, &[17, 17], true),
         ];
-        let kinds = TensorType::ALL.into_iter().filter(|k| !planes(*k).is_empty());
+        let kinds = TensorType::ALL
+            .into_iter()
+            .filter(|k| !planes(*k).is_empty());
         for kind in kinds {
             for (cols, rows, gated) in shapes {
                 for multiprocessors in [1, 40, 132] {
@@ -186,7 +200,10 @@ mod tests {
                         shared_max: 227 * 1024,
                     };
                     let tiling = work.tiling(1);
-                    assert!(tiling.shared_bytes <= work.shared_max, "{work:?} {tiling:?}");
+                    assert!(
+                        tiling.shared_bytes <= work.shared_max,
+                        "{work:?} {tiling:?}"
+                    );
                     assert!(tiling.blocks <= multiprocessors);
                     let taken = walk(&work, tiling);
                     assert!(taken.iter().all(|n| *n == 1), "{work:?} {tiling:?}");
