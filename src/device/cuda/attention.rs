@@ -143,6 +143,11 @@ impl CudaDevice {
             magnitude: rope.map_or(1.0, RopeOp::magnitude),
             eps: q_eps.max(k_eps),
         };
+        if n > ROWS_MAX && has_quads(dim, &args) {
+            return self
+                .kernels
+                .rope_many(kv_name(self.kv), &self.stream, n, &args);
+        }
         let threads = (dim.div_ceil(2).next_multiple_of(32)).clamp(32, 256) as u32;
         let grid = Grid {
             blocks: ((n_heads + 2 * n_kv) as u32, n as u32, 1),
@@ -298,6 +303,12 @@ impl CudaDevice {
         self.kernels
             .attend(kv_name(self.kv), built_for, &self.stream, grid, &args)
     }
+}
+
+/// Whether `rope_many` takes such heads: four values at a time, a pair's halves in fours of their own.
+fn has_quads(dim: usize, args: &Rope) -> bool {
+    let quads = if args.halves == 1 { 8 } else { 4 };
+    dim <= 256 && dim.is_multiple_of(4) && args.dims.is_multiple_of(quads)
 }
 
 /// Shared memory of a block of `attend_many`: its queries, and two tiles of 64 keys and values, each row padded by 16 bytes.

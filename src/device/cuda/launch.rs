@@ -51,7 +51,7 @@ macro_rules! images {
 }
 
 /// The fat binaries that the build made, by the names of their sources.
-static IMAGES: [(&str, &[u8]); 17] = images!(
+static IMAGES: [(&str, &[u8]); 18] = images!(
     "attend",
     "attend_many",
     "candidates",
@@ -67,6 +67,7 @@ static IMAGES: [(&str, &[u8]); 17] = images!(
     "norm",
     "read",
     "rope",
+    "rope_many",
     "router",
     "split"
 );
@@ -350,6 +351,18 @@ impl Kernels {
         args: &Rope,
     ) -> Result<(), DriverError> {
         self.launch_struct(&format!("rope_append_{kv}"), stream, grid, args)
+    }
+
+    /// `rope_many`, for f16 or f32 pages: one block a token.
+    pub fn rope_many(
+        &self,
+        kv: &str,
+        stream: &Stream,
+        n_tokens: usize,
+        args: &Rope,
+    ) -> Result<(), DriverError> {
+        let grid = Grid::line(n_tokens, 256, 0);
+        self.launch_struct(&format!("rope_many_{kv}"), stream, grid, args)
     }
 
     /// `attend`, for f16 or f32 pages and groups of at most `group`, one of [`ATTEND_GROUPS`].

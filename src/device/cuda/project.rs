@@ -192,6 +192,7 @@ pub fn prepare(
         kernels.prepare(&format!("attend_many_{width}_{queries}"))?;
     }
     kernels.prepare(&format!("rope_append_{kv}"))?;
+    kernels.prepare(&format!("rope_many_{kv}"))?;
     for name in prompt::names(kernels.has_hopper()) {
         kernels.prepare(name)?;
     }
