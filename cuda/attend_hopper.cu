@@ -130,7 +130,8 @@ __device__ __forceinline__ void hide(float (&s)[N], uint32_t p0, uint32_t of, ui
     }
 }
 
-// Values that products wrote are read below this line only.
+// What is computed of values above this line is not computed below it, and the other way round: neither before a product has written them, nor
+// once the wait for the next one is over.
 template <int N>
 __device__ __forceinline__ void settle(float (&v)[N]) {
 #pragma unroll
@@ -179,6 +180,7 @@ template <int HD>
 __device__ __forceinline__ void attend_tiles(const AttendMany &a, const Work &w, __half *qs, const __half *ks, const __half *vs, Barriers &b) {
     constexpr uint32_t KEYS = Shape<HD>::KEYS, TILE = Shape<HD>::TILE;
     const uint32_t lane = threadIdx.x % WARP, group = threadIdx.x / 128, first = 64 * group;
+    const float twice = 2.0f * LOG2_E * a.scale / a.softcap;
     const float factor = a.softcap > 0.0f ? LOG2_E : a.scale * LOG2_E;
     const uint32_t mine = w.seen + 16 * (threadIdx.x / WARP);  // position of the warp's first query
     const uint32_t left = w.n_tokens - w.token0;
@@ -194,8 +196,10 @@ __device__ __forceinline__ void attend_tiles(const AttendMany &a, const Work &w,
 
     float s[KEYS / 2], shrink[2];
     uint32_t p[KEYS / 16][4];
+    auto await_keys = [&](uint32_t i) {
+        if (i < tiles) barrier_wait(b.keys + i % STAGES, i / STAGES & 1);
+    };
     auto score = [&](uint32_t i) {
-        barrier_wait(b.keys + i % STAGES, i / STAGES & 1);
         const uint64_t of_q = eights(qs, QUERIES * 16, 128), of_k = eights(ks + i % STAGES * TILE, KEYS * 16, 128);
         products_begin();
 #pragma unroll
@@ -218,11 +222,12 @@ __device__ __forceinline__ void attend_tiles(const AttendMany &a, const Work &w,
         settle(s);
         if (a.softcap > 0.0f) {
 #pragma unroll
-            for (int n = 0; n < KEYS / 2; n++) s[n] = a.softcap * tanhf(s[n] * a.scale / a.softcap);
+            for (int n = 0; n < KEYS / 2; n++) s[n] = a.softcap - __fdividef(2.0f * a.softcap, 1.0f + power_of_two(s[n] * twice));  // softcap * tanh(s * scale / softcap)
         }
         // all of the warp's queries see all of the tile, but at its two ends
         if (p0 + KEYS - 1 > mine || (a.window && p0 + a.window <= mine + 15)) hide(s, p0, mine + lane / 4, a.window);
         soften(s, rows.largest, rows.sum, shrink, factor);
+        settle(s);
     };
     auto halve = [&]() {
 #pragma unroll
@@ -230,10 +235,12 @@ __device__ __forceinline__ void attend_tiles(const AttendMany &a, const Work &w,
 #pragma unroll
             for (int n = 0; n < 4; n++) p[k][n] = pack(s[8 * k + 2 * n], s[8 * k + 2 * n + 1]);
     };
+    await_keys(0);
     score(0);
     products_wait<0>();
     done(b.keys_done, 0);
     soft(0);
+    await_keys(1);
     halve();
     for (uint32_t i = 1; i < tiles; i++) {
         score(i);
@@ -241,6 +248,7 @@ __device__ __forceinline__ void attend_tiles(const AttendMany &a, const Work &w,
         products_wait<1>();
         done(b.keys_done, i);
         soft(i);
+        await_keys(i + 1);  // a branch, so that the instructions of softmax stay before the wait
         products_wait<0>();
         done(b.values_done, i - 1);
         settle(rows.out);

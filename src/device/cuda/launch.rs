@@ -44,6 +44,9 @@ pub const ATTEND_GROUPS: [usize; 4] = [1, 4, 8, 16];
 pub const ATTEND_MANY: [(usize, usize); 5] =
     [(64, 128), (96, 128), (128, 128), (128, 64), (256, 64)];
 
+/// Widths of a head for which `attend_hopper` was built.
+pub const ATTEND_HOPPER: [usize; 4] = [64, 96, 128, 256];
+
 macro_rules! images {
     ($($name:literal),*) => {
         [$(($name, include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".fatbin")).as_slice())),*]
@@ -51,8 +54,9 @@ macro_rules! images {
 }
 
 /// The fat binaries that the build made, by the names of their sources.
-static IMAGES: [(&str, &[u8]); 18] = images!(
+static IMAGES: [(&str, &[u8]); 19] = images!(
     "attend",
+    "attend_hopper",
     "attend_many",
     "candidates",
     "choose",
@@ -377,20 +381,15 @@ impl Kernels {
         self.launch_struct(&format!("attend_{kv}_{group}"), stream, grid, args)
     }
 
-    /// `attend_many`, for a width and a block's queries of [`ATTEND_MANY`].
+    /// `attend_hopper` or `attend_many`, for a width of [`ATTEND_HOPPER`] or [`ATTEND_MANY`].
     pub fn attend_many(
         &self,
-        (width, queries): (usize, usize),
+        name: &str,
         stream: &Stream,
         grid: Grid,
         args: &AttendMany,
     ) -> Result<(), DriverError> {
-        self.launch_struct(
-            &format!("attend_many_{width}_{queries}"),
-            stream,
-            grid,
-            args,
-        )
+        self.launch_struct(name, stream, grid, args)
     }
 
     /// `route`: one warp a token.
