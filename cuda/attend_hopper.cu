@@ -10,6 +10,7 @@
 // Grid (ceil(n_tokens / 128), n_heads), 384 threads.
 #include "attend_many.cuh"
 #include "hopper.cuh"
+#include "panels.cuh"
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
@@ -168,8 +169,15 @@ __device__ __forceinline__ void store_rows(const AttendMany &a, const Work &w, c
         }
         const uint32_t t = token + 8 * r;
         if (t >= w.n_tokens) continue;
-        float *to = a.out + (size_t)t * a.out_stride + w.head * HD + 2 * (threadIdx.x % 4);
+        const uint32_t column = w.head * HD + 2 * (threadIdx.x % 4);
         const float share = shrink / sum;
+        if (a.half_out) {  // not more than the largest value, so that halves hold it
+#pragma unroll
+            for (int n = 2 * r; n < HD / 2; n += 4)
+                *(uint32_t *)(a.half_out + in_panels(a.half_rows, t, column + 2 * (n - 2 * r))) = pack(rows.out[n] * share, rows.out[n + 1] * share);
+            continue;
+        }
+        float *to = a.out + (size_t)t * a.out_stride + column;
 #pragma unroll
         for (int n = 2 * r; n < HD / 2; n += 4) *(float2 *)(to + 2 * (n - 2 * r)) = make_float2(rows.out[n] * share, rows.out[n + 1] * share);
     }

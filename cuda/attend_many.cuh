@@ -15,6 +15,8 @@ struct AttendMany {
     uint32_t q_stride, out_stride;
     uint32_t window;
     float scale, softcap;
+    uint32_t half_rows;
+    __half *half_out;  // of attend_hopper alone: where results go instead of `out`, in panels of half_rows (matmul.cuh); or null
 };
 
 __device__ __forceinline__ void copy16(__half *to, const __half *from) {

@@ -28,6 +28,13 @@ __device__ __forceinline__ void barrier_wait(uint64_t *b, uint32_t parity) {
     }
 }
 
+// Eight by eight halves of a warp, transposed: from row lane / 4, columns 2 (lane % 4) and the next, to the other way round.
+__device__ __forceinline__ uint32_t transposed(uint32_t v) {
+    uint32_t t;
+    asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(t) : "r"(v));
+    return t;
+}
+
 // Copies a range to shared memory; the barrier counts its bytes.
 __device__ __forceinline__ void copy_range(void *to, const void *from, uint32_t bytes, uint64_t *b) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(to)), "l"(from),

@@ -199,12 +199,18 @@ impl CudaDevice {
             .rope_append(kv_name(self.kv), &self.stream, grid, &args)
     }
 
-    pub(super) fn attend(&self, heads: Heads, scores: Scores, n: usize) -> Result<(), DriverError> {
+    /// Attends; `as_halves`: where warpgroups do it, they leave halves in panels.
+    pub(super) fn attend(
+        &self,
+        heads: Heads,
+        scores: Scores,
+        n: usize,
+        as_halves: bool,
+    ) -> Result<(), DriverError> {
         if n > ROWS_MAX
-            && self.kv == KvType::F16
             && let Some(tiles) = self.tiles(heads.dim)
         {
-            return self.attend_many(heads, scores, n, tiles);
+            return self.attend_many(heads, scores, (n, as_halves), tiles);
         }
         (0..n)
             .step_by(ROWS_MAX)
@@ -213,6 +219,9 @@ impl CudaDevice {
 
     /// The kernel of many tokens, where there is one for such heads and this card.
     fn tiles(&self, head_dim: usize) -> Option<Tiles> {
+        if self.kv != KvType::F16 {
+            return None;
+        }
         let warpgroups = Tiles::Warpgroups { width: head_dim };
         let warps = ATTEND_MANY
             .into_iter()
@@ -225,19 +234,25 @@ impl CudaDevice {
             .find(|tiles| self.kernels.has_shared(tiles.shared_bytes()))
     }
 
+    /// Whether warpgroups attend such heads of many tokens.
+    pub(super) fn attends_by_warpgroups(&self, head_dim: usize) -> bool {
+        matches!(self.tiles(head_dim), Some(Tiles::Warpgroups { .. }))
+    }
+
     fn attend_many(
         &self,
         heads: Heads,
         scores: Scores,
-        n: usize,
+        (n, as_halves): (usize, bool),
         tiles: Tiles,
     ) -> Result<(), DriverError> {
+        let out = self.at(Area::Heads);
         let stride = (heads.n * heads.dim) as u32;
         let args = AttendMany {
             step: self.at(Area::Step),
             q: self.at(Area::Q),
             pool: self.pool.at(),
-            out: self.at(Area::Heads),
+            out,
             sinks: self.optional(scores.sinks),
             page_elements: self.sizes.page_elements as u64,
             layer_offset: self.sizes.layers_at[heads.layer] as u64,
@@ -248,7 +263,8 @@ impl CudaDevice {
             window: scores.window.unwrap_or(0) as u32,
             scale: scores.scale,
             softcap: scores.softcap.unwrap_or(0.0),
-            end: 0,
+            half_rows: n.next_multiple_of(8) as u32,
+            half_out: if as_halves { out } else { 0 },
         };
         let (queries, threads) = match tiles {
             Tiles::Warpgroups { .. } => (128, 384),

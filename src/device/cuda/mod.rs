@@ -126,6 +126,8 @@ pub struct CudaDevice {
     finder: Finder,
     sampler: Sampler,
     row: Vec<f32>, // (vocab)
+    /// What operations leave is looked at: all of it is f32.
+    is_traced: bool,
     context: Context,
 }
 
@@ -181,6 +183,7 @@ impl CudaDevice {
             row: vec![0.0; plan.n_vocab],
             load_parts: held.parts,
             graph: None,
+            is_traced: false,
             job: Job::Idle,
             logits: Logits::Stale,
             plan,

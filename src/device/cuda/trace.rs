@@ -44,6 +44,17 @@ impl CudaDevice {
         self.stream.wait()?;
         self.forget_logits();
         self.describe(&step)?;
+        self.is_traced = true;
+        let shown = self.show_step(&step, show);
+        self.is_traced = false;
+        shown
+    }
+
+    fn show_step(
+        &mut self,
+        step: &Step<'_>,
+        show: &mut dyn FnMut(Shown<'_>),
+    ) -> Result<(), DeviceError> {
         let (tokens, rows) = (step.tokens.len(), step.rows);
         for op in 0..self.plan.ops.len() {
             self.run_op(op, tokens, rows)?;
