@@ -82,6 +82,8 @@ struct Flight {
 enum Job {
     Idle,
     Forward(Flight),
+    /// A step whose operations leave f32, as they are shown one by one.
+    Trace,
     /// Finished when it was asked for; waits to be fetched.
     Done(Output),
 }
@@ -126,8 +128,6 @@ pub struct CudaDevice {
     finder: Finder,
     sampler: Sampler,
     row: Vec<f32>, // (vocab)
-    /// What operations leave is looked at: all of it is f32.
-    is_traced: bool,
     context: Context,
 }
 
@@ -183,7 +183,6 @@ impl CudaDevice {
             row: vec![0.0; plan.n_vocab],
             load_parts: held.parts,
             graph: None,
-            is_traced: false,
             job: Job::Idle,
             logits: Logits::Stale,
             plan,
@@ -389,7 +388,7 @@ impl Device for CudaDevice {
 
     fn poll(&mut self, until: Instant) -> Result<Option<Output>, DeviceError> {
         match std::mem::replace(&mut self.job, Job::Idle) {
-            Job::Idle => Ok(None),
+            Job::Idle | Job::Trace => Ok(None),
             Job::Done(output) => Ok(Some(output)),
             Job::Forward(mut flight) => {
                 if !self.fly(&mut flight, until)? {

@@ -146,19 +146,13 @@ impl CudaDevice {
                 let scores = Scores::new(*scale, *window, *sinks, *softcap);
                 self.attend(heads, scores, n, self.halves_of(this, n).is_some())
             }
-            Op::AttnOut { proj, join } => {
-                let left = self.left_to(op, n, |o| matches!(o, Op::Attend { .. }));
-                self.join(n, (Area::Heads, left), proj, join)
-            }
+            Op::AttnOut { proj, join } => self.join((op, n), Area::Heads, proj, join),
             Op::FfnIn {
                 norm,
                 hidden,
                 share,
             } => self.ffn_in(n, *norm, (hidden, self.halves_of(this, n)), *share),
-            Op::FfnOut { down, join } => {
-                let left = self.left_to(op, n, |o| matches!(o, Op::FfnIn { .. }));
-                self.join(n, (Area::Hidden, left), down, join)
-            }
+            Op::FfnOut { down, join } => self.join((op, n), Area::Hidden, down, join),
             Op::Route {
                 norm,
                 router,
@@ -238,21 +232,27 @@ impl CudaDevice {
         }
     }
 
-    /// What the operation before `op` that does so left, if it left halves.
-    fn left_to(&self, op: usize, n: usize, does: impl Fn(&Op) -> bool) -> Option<f32> {
-        let mut before = self.plan.ops[..op].iter().rev();
-        let left_it = before.find(|before| does(before));
-        left_it.and_then(|before| self.halves_of(before, n))
+    /// What the halves are divided by that this operation's input was left as, if it was.
+    fn left_to(&self, op: usize, n: usize) -> Option<f32> {
+        let joins_heads = matches!(self.plan.ops[op], Op::AttnOut { .. });
+        let made_it = |before: &&Op| match before {
+            Op::Attend { .. } => joins_heads,
+            Op::FfnIn { .. } => !joins_heads,
+            _ => false,
+        };
+        let before = self.plan.ops[..op].iter().rev().find(made_it)?;
+        self.halves_of(before, n)
     }
 
-    /// x += scale × norm(proj · from + bias); `left`: what the halves in `from` are divided by, if it has halves.
+    /// x += scale × norm(proj · from + bias).
     fn join(
         &self,
-        n: usize,
-        (from, left): (Area, Option<f32>),
+        (op, n): (usize, usize),
+        from: Area,
         proj: &Linear,
         join: &Join,
     ) -> Result<(), DriverError> {
+        let left = self.left_to(op, n);
         let (width, n_embd) = (proj.matrix.cols, self.plan.n_embd);
         let at = self.at(from);
         let from = Input {

@@ -10,7 +10,7 @@ use super::project::{ActivationNumbers, Finish, Input, Part, activation, norm_nu
 use super::sizes::{
     Area, EXPERT_TILE, HALF_COLS_STEP, PANEL, TILE_ROWS, expanded_tile_bytes, sorted_rows,
 };
-use super::{CudaDevice, ROWS_MAX};
+use super::{CudaDevice, Job, ROWS_MAX};
 use crate::model::plan::{ExpertLinear, Hidden, Linear, Op};
 use crate::quant::TensorType;
 
@@ -122,7 +122,7 @@ impl CudaDevice {
     /// What an operation on so many tokens leaves as halves in panels, for the product that comes next, is divided by; `None` where it
     /// leaves f32, as for a trace.
     pub(super) fn halves_of(&self, op: &Op, n: usize) -> Option<f32> {
-        if n <= ROWS_MAX || self.is_traced || !self.kernels.has_hopper() {
+        if n <= ROWS_MAX || matches!(self.job, Job::Trace) || !self.kernels.has_hopper() {
             return None;
         }
         let (width, scale) = match op {

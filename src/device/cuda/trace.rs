@@ -1,7 +1,7 @@
 //! A step for a trace: operation by operation, each shown when it is done.
 
 use super::sizes::Area;
-use super::{CudaDevice, ROWS_MAX, Rows};
+use super::{CudaDevice, Job, ROWS_MAX, Rows};
 use crate::device::{DeviceError, Shown, Step};
 use crate::model::plan::Op;
 
@@ -44,9 +44,9 @@ impl CudaDevice {
         self.stream.wait()?;
         self.forget_logits();
         self.describe(&step)?;
-        self.is_traced = true;
+        self.job = Job::Trace;
         let shown = self.show_step(&step, show);
-        self.is_traced = false;
+        self.job = Job::Idle;
         shown
     }
 
