@@ -6,41 +6,12 @@
 // Shapes and page layout as attend.cu and rope.cu tell; head_dim is HD exactly.
 // Bytes moved: keys and values of the visible positions once for every 128 queries and head, mostly from the second-level cache.
 // Grid (ceil(n_tokens / queries), n_heads), 128 threads.
-#include "tensor_core.cuh"
+#include "attend_many.cuh"
 
 #define KEYS 64
-#define LOG2_E 1.4426950408889634f
-
-struct AttendMany {
-    const Step *step;
-    const float *q;
-    const u8 *pool;
-    float *out;
-    const float *sinks;  // (n_heads), or null
-    uint64_t page_elements, layer_offset;
-    uint32_t n_heads, n_kv_heads;
-    uint32_t q_stride, out_stride;
-    uint32_t window;
-    float scale, softcap;
-};
 
 __device__ __forceinline__ void ldmatrix4_transposed(uint32_t (&r)[4], const __half *p) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(p)));
-}
-
-__device__ __forceinline__ void copy16(__half *to, const __half *from) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from));
-}
-
-__device__ __forceinline__ uint32_t pack(float a, float b) {
-    const __half2 h = __floats2half2_rn(a, b);
-    return *(const uint32_t *)&h;
-}
-
-__device__ __forceinline__ float power_of_two(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
 }
 
 // Sixteen queries of a warp: two rows a lane, lane / 4 and lane / 4 + 8.

@@ -1,12 +1,11 @@
 // What the products of many vectors share: arguments, how activations lie, tiles, and what becomes of a sum.
 //
-// Activations lie in panels of 64 columns: all rows' first 64 columns, then all rows' next 64. Within eight rows the pieces of 16 bytes are
-// permuted as the tensor cores want them in shared memory (piece c of row r lies at c ^ r % 8), so that a tile of a panel is one copy.
-// Of experts, the rows are those of the slots (a token and one of its experts), sorted by expert; each expert's first row is a multiple of 8.
+// Activations lie in panels (panels.cuh). Of experts, the rows are those of the slots (a token and one of its experts), sorted by expert; each
+// expert's first row is a multiple of 8.
 #pragma once
+#include "panels.cuh"
 #include "quant.cuh"
 
-#define PANEL 64
 #define TILE_M 128  // rows of weights that a block works on
 
 // A row that fills an expert's rows up.
@@ -29,7 +28,7 @@ struct Matmul {
     uint32_t n_segments;
     uint32_t cols;        // padded
     const __half *x;      // in panels
-    const float *scales;  // of the rows
+    const float *scales;  // of the rows; null: all are x_scale
     uint32_t x_rows;      // that a panel holds
     uint32_t n_tokens;
     uint32_t epilogue;
@@ -41,15 +40,13 @@ struct Matmul {
     const ExpertTile *tiles;  // of experts
     const uint32_t *order;    // which of the results a row's is; null: the one of its number
     __half *w;                // rows of tiles one after another, in panels of w_rows; or null, where the product decodes weights itself
+    __half *half_out;         // where pairs go instead of `out`, divided by half_scale, in panels of half_rows; or null
+    uint32_t half_rows;
+    float half_scale;
+    float x_scale;
     uint32_t w_rows;
     uint32_t first_tile, row_tiles;  // of all segments' tiles of TILE_M rows those that are multiplied; in pairs half as many of each
 };
-
-// Where a column of a row lies in the panels, in halves.
-__device__ __forceinline__ size_t in_panels(uint32_t panel_rows, uint32_t row, uint32_t column) {
-    const uint32_t piece = (column % PANEL / 8) ^ (row % 8);
-    return ((size_t)(column / PANEL) * panel_rows + row) * PANEL + piece * 8 + column % 8;
-}
 
 // Some rows of one segment times some rows of x.
 struct Tile {

@@ -66,6 +66,10 @@ __device__ __forceinline__ void store_to(float *to, float y, bool really) {
     asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %2, 0;\n@p st.global.f32 [%0], %1;\n}" ::"l"(to), "f"(y), "r"((uint32_t)really));
 }
 
+__device__ __forceinline__ void store_to(uint32_t *to, uint32_t y, bool really) {
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %2, 0;\n@p st.global.b32 [%0], %1;\n}" ::"l"(to), "r"(y), "r"((uint32_t)really));
+}
+
 __device__ __forceinline__ void add_to(float *to, float y, bool really) {
     asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %2, 0;\n@p red.global.add.f32 [%0], %1;\n}" ::"l"(to), "f"(y), "r"((uint32_t)really));
 }
@@ -94,7 +98,7 @@ __device__ __forceinline__ void store_sums(const Matmul &a, const Tile &t, const
 #pragma unroll
         for (int b = 0; b < BATCH; b++) {
             const uint32_t token = mine + 8 * (n0 + b);
-            scales[b] = __ldg((const float2 *)(a.scales + token));
+            scales[b] = a.scales ? __ldg((const float2 *)(a.scales + token)) : make_float2(a.x_scale, a.x_scale);
             orders[b] = ORDERED && a.order ? __ldg((const uint2 *)(a.order + token)) : make_uint2(token, token + 1);
         }
 #pragma unroll
@@ -116,6 +120,31 @@ __device__ __forceinline__ void store_sums(const Matmul &a, const Tile &t, const
                     store_to(to + 8, y1 * a.scale, here && there[1]);
                 }
             }
+    }
+}
+
+// Pairs as halves in panels: eight rows of eight tokens are transposed within the warp, so that four lanes store a piece of 16 bytes. What is
+// more than halves hold becomes the most that they do. Of whole tiles alone: there are multiples of 64 rows.
+template <int N>
+__device__ __forceinline__ void store_halves(const Matmul &a, const Tile &t, const float (&sums)[N / 2]) {
+    const uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const uint32_t row = t.row0 + 8 * warp, column = row + 2 * (lane % 4);
+    const float first = bias_of(a.segments[0], 0, row + lane / 4), second = bias_of(a.segments[1], 0, row + lane / 4), most = 65504.0f;
+    const Gate gate(a);
+    const float share = a.scale / a.half_scale;
+    const float *scales = a.scales + t.first + 2 * (lane % 4);
+#pragma unroll
+    for (int n = 0; n < N / 8; n++) {
+        const float2 scale = __ldg((const float2 *)(scales + 8 * n));
+        float y[2];
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            const float of = e ? scale.y : scale.x;
+            y[e] = fminf(fmaxf(gate(sums[4 * n + e] * of + first, sums[4 * n + 2 + e] * of + second) * share, -most), most);
+        }
+        const __half2 pair = __floats2half2_rn(y[0], y[1]);
+        const uint32_t token = 8 * n + lane / 4, two = transposed(*(const uint32_t *)&pair);
+        store_to((uint32_t *)(a.half_out + in_panels(a.half_rows, t.first + token, column)), two, token < t.count);
     }
 }
 
@@ -146,7 +175,9 @@ __device__ __forceinline__ void multiply_tiles(const Matmul &a, const Shared &at
         products_wait<0>();
         if (lane == 0) barrier_arrive(at.empty + before);
         const Tile t = tile_at(a, tile, N);
-        if (a.epilogue == GATED) {
+        if (a.half_out) {
+            store_halves<N>(a, t, sums);
+        } else if (a.epilogue == GATED) {
             store_sums<N, ORDERED, GATED>(a, t, sums);
         } else if (a.epilogue == ADD) {
             store_sums<N, ORDERED, ADD>(a, t, sums);

@@ -129,10 +129,13 @@ pub struct Matmul {
     pub tiles: Address,
     pub order: Address,
     pub w: Address,
+    pub half_out: Address,
+    pub half_rows: u32,
+    pub half_scale: f32,
+    pub x_scale: f32,
     pub w_rows: u32,
     pub first_tile: u32,
     pub row_tiles: u32,
-    pub end: u32,
 }
 
 /// `Split` of `cuda/split.cu`.
@@ -282,7 +285,8 @@ pub struct AttendMany {
     pub window: u32,
     pub scale: f32,
     pub softcap: f32,
-    pub end: u32,
+    pub half_rows: u32,
+    pub half_out: Address,
 }
 
 /// `Route` of `cuda/experts.cu`.

@@ -3,7 +3,7 @@
 use cudarc::driver::DriverError;
 
 use super::args::{Address, Attend, AttendMany, Rope};
-use super::launch::{ATTEND_GROUPS, ATTEND_MANY, Grid, SPLIT};
+use super::launch::{ATTEND_GROUPS, ATTEND_HOPPER, ATTEND_MANY, Grid, SPLIT};
 use super::sizes::{Area, wide};
 use super::{CudaDevice, KvType, PAGE_TOKENS, ROWS_MAX, kv_name};
 use crate::model::plan::{NormOp, RopeOp, TensorId};
@@ -36,6 +36,47 @@ struct Portion {
     /// The first key head, and how many.
     kv_head: usize,
     n_kv: usize,
+}
+
+/// The kernel that attends many tokens: `attend_hopper` or `attend_many`, for heads of a width.
+#[derive(Clone, Copy, Debug)]
+enum Tiles {
+    /// 128 queries a block, by two warpgroups.
+    Warpgroups { width: usize },
+    /// So many queries a block, by warps.
+    Warps { width: usize, queries: usize },
+}
+
+impl Tiles {
+    fn name(self) -> String {
+        match self {
+            Self::Warpgroups { width } => format!("attend_hopper_{width}"),
+            Self::Warps { width, queries } => format!("attend_many_{width}_{queries}"),
+        }
+    }
+
+    /// Shared memory of a block: its queries, and two tiles of keys and values; rows of `attend_many` are padded by 16 bytes.
+    const fn shared_bytes(self) -> usize {
+        match self {
+            Self::Warpgroups { width } => {
+                let keys = if width > 128 { 64 } else { 128 };
+                (128 + 4 * keys) * width * 2
+            }
+            Self::Warps { width, queries } => (queries + 4 * 64) * (width + 8) * 2,
+        }
+    }
+}
+
+/// The kernels that attend many tokens.
+pub(super) fn many_names(hopper: bool) -> impl Iterator<Item = String> {
+    let warpgroups = ATTEND_HOPPER
+        .into_iter()
+        .map(|width| Tiles::Warpgroups { width })
+        .filter(move |_| hopper);
+    let warps = ATTEND_MANY
+        .into_iter()
+        .map(|(width, queries)| Tiles::Warps { width, queries });
+    warpgroups.chain(warps).map(Tiles::name)
 }
 
 /// Most query heads of a key head in one launch.
@@ -143,6 +184,11 @@ impl CudaDevice {
             magnitude: rope.map_or(1.0, RopeOp::magnitude),
             eps: q_eps.max(k_eps),
         };
+        if n > ROWS_MAX && has_quads(dim, &args) {
+            return self
+                .kernels
+                .rope_many(kv_name(self.kv), &self.stream, n, &args);
+        }
         let threads = (dim.div_ceil(2).next_multiple_of(32)).clamp(32, 256) as u32;
         let grid = Grid {
             blocks: ((n_heads + 2 * n_kv) as u32, n as u32, 1),
@@ -153,43 +199,60 @@ impl CudaDevice {
             .rope_append(kv_name(self.kv), &self.stream, grid, &args)
     }
 
-    pub(super) fn attend(&self, heads: Heads, scores: Scores, n: usize) -> Result<(), DriverError> {
+    /// Attends; `as_halves`: where warpgroups do it, they leave halves in panels.
+    pub(super) fn attend(
+        &self,
+        heads: Heads,
+        scores: Scores,
+        n: usize,
+        as_halves: bool,
+    ) -> Result<(), DriverError> {
         if n > ROWS_MAX
-            && self.kv == KvType::F16
-            && let Some(queries) = self.attend_many_queries(heads.dim)
+            && let Some(tiles) = self.tiles(heads.dim)
         {
-            return self.attend_many(heads, scores, n, queries);
+            return self.attend_many(heads, scores, (n, as_halves), tiles);
         }
         (0..n)
             .step_by(ROWS_MAX)
             .try_for_each(|first| self.attend_few(heads, scores, first, ROWS_MAX.min(n - first)))
     }
 
-    /// Queries of a block of `attend_many`, where there is one for such heads and this card.
-    fn attend_many_queries(&self, head_dim: usize) -> Option<usize> {
-        ATTEND_MANY
+    /// The kernel of many tokens, where there is one for such heads and this card.
+    fn tiles(&self, head_dim: usize) -> Option<Tiles> {
+        if self.kv != KvType::F16 {
+            return None;
+        }
+        let warpgroups = Tiles::Warpgroups { width: head_dim };
+        let warps = ATTEND_MANY
             .into_iter()
             .filter(|(width, _)| *width == head_dim)
-            .map(|(_, queries)| queries)
-            .find(|queries| {
-                self.kernels
-                    .has_shared(attend_many_bytes(head_dim, *queries))
-            })
+            .map(|(width, queries)| Tiles::Warps { width, queries });
+        (self.kernels.has_hopper() && ATTEND_HOPPER.contains(&head_dim))
+            .then_some(warpgroups)
+            .into_iter()
+            .chain(warps)
+            .find(|tiles| self.kernels.has_shared(tiles.shared_bytes()))
+    }
+
+    /// Whether warpgroups attend such heads of many tokens.
+    pub(super) fn attends_by_warpgroups(&self, head_dim: usize) -> bool {
+        matches!(self.tiles(head_dim), Some(Tiles::Warpgroups { .. }))
     }
 
     fn attend_many(
         &self,
         heads: Heads,
         scores: Scores,
-        n: usize,
-        queries: usize,
+        (n, as_halves): (usize, bool),
+        tiles: Tiles,
     ) -> Result<(), DriverError> {
+        let out = self.at(Area::Heads);
         let stride = (heads.n * heads.dim) as u32;
         let args = AttendMany {
             step: self.at(Area::Step),
             q: self.at(Area::Q),
             pool: self.pool.at(),
-            out: self.at(Area::Heads),
+            out,
             sinks: self.optional(scores.sinks),
             page_elements: self.sizes.page_elements as u64,
             layer_offset: self.sizes.layers_at[heads.layer] as u64,
@@ -200,15 +263,20 @@ impl CudaDevice {
             window: scores.window.unwrap_or(0) as u32,
             scale: scores.scale,
             softcap: scores.softcap.unwrap_or(0.0),
-            end: 0,
+            half_rows: n.next_multiple_of(8) as u32,
+            half_out: if as_halves { out } else { 0 },
+        };
+        let (queries, threads) = match tiles {
+            Tiles::Warpgroups { .. } => (128, 384),
+            Tiles::Warps { queries, .. } => (queries, 128),
         };
         let grid = Grid {
             blocks: (n.div_ceil(queries) as u32, heads.n as u32, 1),
-            threads: 128,
-            shared_bytes: attend_many_bytes(heads.dim, queries),
+            threads,
+            shared_bytes: tiles.shared_bytes(),
         };
         self.kernels
-            .attend_many((heads.dim, queries), &self.stream, grid, &args)
+            .attend_many(&tiles.name(), &self.stream, grid, &args)
     }
 
     /// A launch has room for [`GROUP_MAX`] query heads of each key head. Where there are more, each key head has launches of its own.
@@ -300,7 +368,8 @@ impl CudaDevice {
     }
 }
 
-/// Shared memory of a block of `attend_many`: its queries, and two tiles of 64 keys and values, each row padded by 16 bytes.
-fn attend_many_bytes(head_dim: usize, queries: usize) -> usize {
-    (queries + 4 * 64) * (head_dim + 8) * 2
+/// Whether `rope_many` takes such heads: four values at a time, a pair's halves in fours of their own.
+fn has_quads(dim: usize, args: &Rope) -> bool {
+    let quads = if args.halves == 1 { 8 } else { 4 };
+    dim <= 256 && dim.is_multiple_of(4) && args.dims.is_multiple_of(quads)
 }

@@ -47,6 +47,9 @@ pub const ATTEND_GROUPS: [usize; 4] = [1, 4, 8, 16];
 pub const ATTEND_MANY: [(usize, usize); 5] =
     [(64, 128), (96, 128), (128, 128), (128, 64), (256, 64)];
 
+/// Widths of a head for which `attend_hopper` was built.
+pub const ATTEND_HOPPER: [usize; 4] = [64, 96, 128, 256];
+
 macro_rules! images {
     ($($name:literal),*) => {
         [$(($name, include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".fatbin")).as_slice())),*]
@@ -54,8 +57,9 @@ macro_rules! images {
 }
 
 /// The fat binaries that the build made, by the names of their sources.
-static IMAGES: [(&str, &[u8]); 17] = images!(
+static IMAGES: [(&str, &[u8]); 19] = images!(
     "attend",
+    "attend_hopper",
     "attend_many",
     "candidates",
     "choose",
@@ -70,6 +74,7 @@ static IMAGES: [(&str, &[u8]); 17] = images!(
     "norm",
     "read",
     "rope",
+    "rope_many",
     "router",
     "split"
 );
@@ -355,6 +360,18 @@ impl Kernels {
         self.launch_struct(&format!("rope_append_{kv}"), stream, grid, args)
     }
 
+    /// `rope_many`, for f16 or f32 pages: one block a token.
+    pub fn rope_many(
+        &self,
+        kv: &str,
+        stream: &Stream,
+        n_tokens: usize,
+        args: &Rope,
+    ) -> Result<(), DriverError> {
+        let grid = Grid::line(n_tokens, 256, 0);
+        self.launch_struct(&format!("rope_many_{kv}"), stream, grid, args)
+    }
+
     /// `attend`, for f16 or f32 pages and groups of at most `group`, one of [`ATTEND_GROUPS`].
     pub fn attend(
         &self,
@@ -367,20 +384,15 @@ impl Kernels {
         self.launch_struct(&format!("attend_{kv}_{group}"), stream, grid, args)
     }
 
-    /// `attend_many`, for a width and a block's queries of [`ATTEND_MANY`].
+    /// `attend_hopper` or `attend_many`, for a width of [`ATTEND_HOPPER`] or [`ATTEND_MANY`].
     pub fn attend_many(
         &self,
-        (width, queries): (usize, usize),
+        name: &str,
         stream: &Stream,
         grid: Grid,
         args: &AttendMany,
     ) -> Result<(), DriverError> {
-        self.launch_struct(
-            &format!("attend_many_{width}_{queries}"),
-            stream,
-            grid,
-            args,
-        )
+        self.launch_struct(name, stream, grid, args)
     }
 
     /// `route`: one warp a token.

@@ -82,6 +82,8 @@ struct Flight {
 enum Job {
     Idle,
     Forward(Flight),
+    /// A step whose operations leave f32, as they are shown one by one.
+    Trace,
     /// Finished when it was asked for; waits to be fetched.
     Done(Output),
 }
@@ -387,7 +389,7 @@ impl Device for CudaDevice {
 
     fn poll(&mut self, until: Instant) -> Result<Option<Output>, DeviceError> {
         match std::mem::replace(&mut self.job, Job::Idle) {
-            Job::Idle => Ok(None),
+            Job::Idle | Job::Trace => Ok(None),
             Job::Done(output) => Ok(Some(output)),
             Job::Forward(mut flight) => {
                 if !self.fly(&mut flight, until)? {

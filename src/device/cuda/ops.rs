@@ -12,7 +12,7 @@ use super::args::{Address, Combine, Embed, NormRows, Route};
 use super::attention::{Heads, Scores};
 use super::launch::Grid;
 use super::project::{ActivationNumbers, Finish, Input, Part, activation, norm_numbers};
-use super::prompt::Slots;
+use super::prompt::{Rows as HalfRows, Slots};
 use super::sizes::Area;
 use super::{CudaDevice, ROWS_MAX, Rows};
 use crate::model::plan::{ExpertLinear, Hidden, Join, Linear, Matrix, NormOp, Op, Qkv, TensorId};
@@ -110,7 +110,8 @@ impl CudaDevice {
     }
 
     pub(super) fn run_op(&self, op: usize, n: usize, rows: Rows) -> Result<(), DriverError> {
-        match &self.plan.ops[op] {
+        let this = &self.plan.ops[op];
+        match this {
             Op::Embed {
                 table,
                 scale,
@@ -142,15 +143,16 @@ impl CudaDevice {
                 softcap,
             } => {
                 let heads = Heads::new(*layer, (*n_heads, *n_kv_heads), *head_dim);
-                self.attend(heads, Scores::new(*scale, *window, *sinks, *softcap), n)
+                let scores = Scores::new(*scale, *window, *sinks, *softcap);
+                self.attend(heads, scores, n, self.halves_of(this, n).is_some())
             }
-            Op::AttnOut { proj, join } => self.join(n, Area::Heads, proj, join),
+            Op::AttnOut { proj, join } => self.join((op, n), Area::Heads, proj, join),
             Op::FfnIn {
                 norm,
                 hidden,
                 share,
-            } => self.ffn_in(n, *norm, hidden, *share),
-            Op::FfnOut { down, join } => self.join(n, Area::Hidden, down, join),
+            } => self.ffn_in(n, *norm, (hidden, self.halves_of(this, n)), *share),
+            Op::FfnOut { down, join } => self.join((op, n), Area::Hidden, down, join),
             Op::Route {
                 norm,
                 router,
@@ -230,21 +232,45 @@ impl CudaDevice {
         }
     }
 
+    /// What the halves are divided by that this operation's input was left as, if it was.
+    fn left_to(&self, op: usize, n: usize) -> Option<f32> {
+        let joins_heads = matches!(self.plan.ops[op], Op::AttnOut { .. });
+        let made_it = |before: &&Op| match before {
+            Op::Attend { .. } => joins_heads,
+            Op::FfnIn { .. } => !joins_heads,
+            _ => false,
+        };
+        let before = self.plan.ops[..op].iter().rev().find(made_it)?;
+        self.halves_of(before, n)
+    }
+
     /// x += scale × norm(proj · from + bias).
-    fn join(&self, n: usize, from: Area, proj: &Linear, join: &Join) -> Result<(), DriverError> {
+    fn join(
+        &self,
+        (op, n): (usize, usize),
+        from: Area,
+        proj: &Linear,
+        join: &Join,
+    ) -> Result<(), DriverError> {
+        let left = self.left_to(op, n);
         let (width, n_embd) = (proj.matrix.cols, self.plan.n_embd);
+        let at = self.at(from);
         let from = Input {
-            x: self.at(from),
+            x: at,
             stride: width,
             width,
             norm: None,
         };
+        let project = |part: Part, finish: Finish| match left {
+            Some(scale) => self.matmul(n, &[part], finish, HalfRows::Left { at, scale }),
+            None => self.project(n, from, &[part], finish),
+        };
         let Some(norm) = join.norm else {
             let part = Part::whole(proj, (self.at(Area::X), n_embd));
-            return self.project(n, from, &[part], Finish::add(join.scale));
+            return project(part, Finish::add(join.scale));
         };
         let added = self.at(Area::Added);
-        self.project(n, from, &[Part::whole(proj, (added, n_embd))], Finish::SET)?;
+        project(Part::whole(proj, (added, n_embd)), Finish::SET)?;
         let args = NormRows {
             scale: join.scale,
             add: 1,
@@ -276,7 +302,7 @@ impl CudaDevice {
         &self,
         n: usize,
         norm: Option<NormOp>,
-        hidden: &Hidden,
+        (hidden, halves): (&Hidden, Option<f32>),
         share: Option<TensorId>,
     ) -> Result<(), DriverError> {
         let width = hidden.n_ff();
@@ -288,12 +314,8 @@ impl CudaDevice {
                 up,
                 activation: a,
             } => {
-                self.gated(
-                    n,
-                    from,
-                    [Part::whole(gate, to), Part::whole(up, second)],
-                    activation(*a),
-                )?;
+                let parts = [Part::whole(gate, to), Part::whole(up, second)];
+                self.gated_or_halves(n, from, parts, (activation(*a), halves))?;
             }
             Hidden::GatedFused {
                 gate_up,
@@ -303,7 +325,7 @@ impl CudaDevice {
                     Part::rows(gate_up, 0..width, to),
                     Part::rows(gate_up, width..2 * width, second),
                 ];
-                self.gated(n, from, parts, activation(*a))?;
+                self.gated_or_halves(n, from, parts, (activation(*a), halves))?;
             }
             Hidden::Plain { up, activation: a } => {
                 self.project(
@@ -330,6 +352,20 @@ impl CudaDevice {
         }
         self.kernels
             .share_rows(&self.stream, n, &args, self.tensor(share))
+    }
+
+    /// activation(gate, up), as halves divided by so much, or f32.
+    fn gated_or_halves(
+        &self,
+        n: usize,
+        from: Input,
+        parts: [Part; 2],
+        (activation, halves): (ActivationNumbers, Option<f32>),
+    ) -> Result<(), DriverError> {
+        match halves {
+            Some(scale) => self.gate_to_halves(n, from, &parts, (activation, scale)),
+            None => self.gated(n, from, parts, activation),
+        }
     }
 
     /// Logits of some rows of the residual stream, at most [`ROWS_MAX`].

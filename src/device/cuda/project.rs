@@ -8,12 +8,12 @@ use cudarc::driver::DriverError;
 
 use super::args::{Address, Matvec, Segment, WeightRows, epilogue, norm_kind};
 use super::launch::{
-    ATTEND_GROUPS, ATTEND_MANY, Grid, Kernels, MATVEC_PAIRS, MATVEC_THREADS, MATVEC_TOKENS,
-    TILE_THREADS, is_float, matvec_name,
+    ATTEND_GROUPS, Grid, Kernels, MATVEC_PAIRS, MATVEC_THREADS, MATVEC_TOKENS, TILE_THREADS,
+    is_float, matvec_name,
 };
 use super::prompt::Rows;
 use super::sizes::Area;
-use super::{CudaDevice, KvType, ROWS_MAX, kv_name, prompt, tiles};
+use super::{CudaDevice, KvType, ROWS_MAX, attention, kv_name, prompt, tiles};
 use crate::model::plan::{ExpertLinear, Linear, NormOp, Plan, Shape, TensorId};
 use crate::model::spec::{Activation, Norm};
 use crate::model::weights::Weights;
@@ -188,10 +188,11 @@ pub fn prepare(
     for group in ATTEND_GROUPS {
         kernels.prepare(&format!("attend_{kv}_{group}"))?;
     }
-    for (width, queries) in ATTEND_MANY {
-        kernels.prepare(&format!("attend_many_{width}_{queries}"))?;
+    for name in attention::many_names(kernels.has_hopper()) {
+        kernels.prepare(&name)?;
     }
     kernels.prepare(&format!("rope_append_{kv}"))?;
+    kernels.prepare(&format!("rope_many_{kv}"))?;
     for name in prompt::names(kernels.has_hopper()) {
         kernels.prepare(name)?;
     }

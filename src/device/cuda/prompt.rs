@@ -4,14 +4,14 @@
 use bytemuck::Zeroable;
 use cudarc::driver::DriverError;
 
-use super::CudaDevice;
-use super::args::{Group, Matmul, NormRows, Router, epilogue};
+use super::args::{Address, Group, Matmul, NormRows, Router, epilogue};
 use super::launch::Grid;
-use super::project::{ActivationNumbers, Finish, Input, Part, norm_numbers};
+use super::project::{ActivationNumbers, Finish, Input, Part, activation, norm_numbers};
 use super::sizes::{
     Area, EXPERT_TILE, HALF_COLS_STEP, PANEL, TILE_ROWS, expanded_tile_bytes, sorted_rows,
 };
-use crate::model::plan::ExpertLinear;
+use super::{CudaDevice, Job, ROWS_MAX};
+use crate::model::plan::{ExpertLinear, Hidden, Linear, Op};
 use crate::quant::TensorType;
 
 /// Tokens of a tile of `cuda/matmul_half.cu`.
@@ -22,6 +22,10 @@ const TILE_COSTS: [usize; 2] = [5, 7];
 
 /// From so many tokens on it pays to decode a matrix once for all of them.
 const EXPAND_TOKENS_MIN: usize = 512;
+
+/// What hidden values that go from one product to the next as halves are divided by: up to 1,048,064 they are themselves, and what is
+/// less than a thousandth loses bits that are below those of larger ones.
+const HIDDEN_SCALE: f32 = 16.0;
 
 /// Panels that a block of `cuda/expand.cu` decodes, about.
 const EXPAND_PANELS: usize = 8;
@@ -89,8 +93,10 @@ impl Slots {
 /// What the rows of f16 activations are.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Rows {
-    /// The step's tokens.
+    /// The step's tokens, as `to_half` left them.
     Tokens,
+    /// The step's tokens, as the operation before left them there: in panels, divided by `scale`.
+    Left { at: Address, scale: f32 },
     /// Sorted slots that take their token's row of x; results are rows of theirs.
     Gathered(Slots),
     /// Sorted slots, each with a row of x; results go where the slot is.
@@ -101,13 +107,55 @@ impl Rows {
     /// Rows at most, of so many tokens.
     fn at_most(self, n: usize) -> usize {
         match self {
-            Self::Tokens => n,
+            Self::Tokens | Self::Left { .. } => n,
             Self::Gathered(slots) | Self::Sorted(slots) => slots.rows(),
         }
+    }
+
+    /// Whether they are the step's tokens, in their order.
+    fn are_tokens(self) -> bool {
+        matches!(self, Self::Tokens | Self::Left { .. })
     }
 }
 
 impl CudaDevice {
+    /// What an operation on so many tokens leaves as halves in panels, for the product that comes next, is divided by; `None` where it
+    /// leaves f32, as for a trace.
+    pub(super) fn halves_of(&self, op: &Op, n: usize) -> Option<f32> {
+        if n <= ROWS_MAX || matches!(self.job, Job::Trace) || !self.kernels.has_hopper() {
+            return None;
+        }
+        let (width, scale) = match op {
+            Op::Attend {
+                n_heads, head_dim, ..
+            } if self.attends_by_warpgroups(*head_dim) => (n_heads * head_dim, 1.0),
+            Op::FfnIn {
+                hidden,
+                share: None,
+                ..
+            } if self.gates_together(hidden) => (hidden.n_ff(), HIDDEN_SCALE),
+            _ => return None,
+        };
+        width.is_multiple_of(HALF_COLS_STEP).then_some(scale)
+    }
+
+    /// Whether one product makes gate and up, and what becomes of them.
+    fn gates_together(&self, hidden: &Hidden) -> bool {
+        let (same, a) = match hidden {
+            Hidden::Gated {
+                gate,
+                up,
+                activation: a,
+            } => {
+                let kind = |l: &Linear| self.weights.get(l.matrix.tensor).kind;
+                (kind(gate) == kind(up), *a)
+            }
+            Hidden::GatedFused { activation: a, .. } => (true, *a),
+            Hidden::Plain { .. } => return false,
+        };
+        same && self.is_fused(Finish::gated(activation(a)))
+    }
+
     /// Normalises rows into f16.
     pub(super) fn to_half(&self, n: usize, from: Input, rows: Rows) -> Result<(), DriverError> {
         let n_rows = rows.at_most(n);
@@ -125,7 +173,7 @@ impl CudaDevice {
             (args.norm, args.eps) = norm_numbers(norm.norm);
             (args.weight, args.bias) = (self.tensor(norm.weight), self.optional(norm.bias));
         }
-        if !matches!(rows, Rows::Tokens) {
+        if !rows.are_tokens() {
             args.groups = self.at(Area::ExpertGroups);
         }
         if let Rows::Gathered(slots) = rows {
@@ -169,6 +217,36 @@ impl CudaDevice {
         finish: Finish,
         rows: Rows,
     ) -> Result<(), DriverError> {
+        self.launch_products(n, parts, finish, rows, None)
+    }
+
+    /// Multiplies what `to_half` left by gate and up; the gated values are left at the first part's place as halves, divided by `scale`.
+    pub(super) fn gate_to_halves(
+        &self,
+        n: usize,
+        from: Input,
+        parts: &[Part; 2],
+        (activation, scale): (ActivationNumbers, f32),
+    ) -> Result<(), DriverError> {
+        self.to_half(n, from, Rows::Tokens)?;
+        self.launch_products(
+            n,
+            parts,
+            Finish::gated(activation),
+            Rows::Tokens,
+            Some(scale),
+        )
+    }
+
+    /// `half_scale`: what gated values are divided by that go out as halves.
+    fn launch_products(
+        &self,
+        n: usize,
+        parts: &[Part],
+        finish: Finish,
+        rows: Rows,
+        half_scale: Option<f32>,
+    ) -> Result<(), DriverError> {
         let mut args = Matmul::zeroed();
         for (segment, part) in args.segments.iter_mut().zip(parts) {
             *segment = self.segment(part);
@@ -176,10 +254,17 @@ impl CudaDevice {
         (args.n_segments, args.n_tokens) = (parts.len() as u32, n as u32);
         args.cols = parts[0].cols.next_multiple_of(32) as u32;
         (args.x, args.scales) = (self.at(Area::Half), self.at(Area::HalfScales));
+        if let Rows::Left { at, scale } = rows {
+            (args.x, args.scales, args.x_scale) = (at, 0, scale);
+        }
+        if let Some(scale) = half_scale {
+            (args.half_out, args.half_scale) = (parts[0].out, scale);
+            args.half_rows = n.next_multiple_of(8) as u32;
+        }
         args.x_rows = rows.at_most(n).next_multiple_of(8) as u32;
         (args.epilogue, args.scale, args.softcap) = (finish.epilogue, finish.scale, finish.softcap);
         (args.activation, args.alpha, args.limit) = finish.activation;
-        if !matches!(rows, Rows::Tokens) {
+        if !rows.are_tokens() {
             (args.groups, args.tiles) = (self.at(Area::ExpertGroups), self.at(Area::ExpertTiles));
         }
         if matches!(rows, Rows::Sorted(_)) {
@@ -191,12 +276,12 @@ impl CudaDevice {
         };
         args.row_tiles = row_tiles as u32;
         let kind = self.kind(&parts[0]);
-        if self.kernels.has_hopper() && matches!(rows, Rows::Tokens) && n >= EXPAND_TOKENS_MIN {
+        if self.kernels.has_hopper() && rows.are_tokens() && n >= EXPAND_TOKENS_MIN {
             return self.multiply_expanded(kind, args);
         }
         let tiles = row_tiles
             * match rows {
-                Rows::Tokens => n.div_ceil(TILES[0]),
+                Rows::Tokens | Rows::Left { .. } => n.div_ceil(TILES[0]),
                 Rows::Gathered(slots) | Rows::Sorted(slots) => slots.tiles(),
             };
         let grid = if self.kernels.has_hopper() {

@@ -1,7 +1,7 @@
 //! A step for a trace: operation by operation, each shown when it is done.
 
 use super::sizes::Area;
-use super::{CudaDevice, ROWS_MAX, Rows};
+use super::{CudaDevice, Job, ROWS_MAX, Rows};
 use crate::device::{DeviceError, Shown, Step};
 use crate::model::plan::Op;
 
@@ -44,6 +44,17 @@ impl CudaDevice {
         self.stream.wait()?;
         self.forget_logits();
         self.describe(&step)?;
+        self.job = Job::Trace;
+        let shown = self.show_step(&step, show);
+        self.job = Job::Idle;
+        shown
+    }
+
+    fn show_step(
+        &mut self,
+        step: &Step<'_>,
+        show: &mut dyn FnMut(Shown<'_>),
+    ) -> Result<(), DeviceError> {
         let (tokens, rows) = (step.tokens.len(), step.rows);
         for op in 0..self.plan.ops.len() {
             self.run_op(op, tokens, rows)?;
