@@ -1,12 +1,13 @@
 //! Attention as launches: rotation and append, splits for a few tokens, tiles for many.
 
+use bytemuck::Zeroable;
 use cudarc::driver::DriverError;
 
 use super::args::{Address, Attend, AttendMany, Rope};
 use super::launch::{ATTEND_GROUPS, ATTEND_MANY, Grid, SPLIT};
 use super::sizes::{Area, wide};
 use super::{CudaDevice, KvType, PAGE_TOKENS, ROWS_MAX, kv_name};
-use crate::model::plan::{NormOp, RopeOp, TensorId};
+use crate::model::plan::{NormOp, Op, RopeOp, TensorId};
 use crate::model::spec::{Norm, RopeStyle};
 
 /// The heads of a layer.
@@ -37,6 +38,12 @@ struct Portion {
     kv_head: usize,
     n_kv: usize,
 }
+
+/// Threads of a block of `rope_append`: a warp a head.
+const ROPE_THREADS: u32 = 128;
+
+/// Bytes of a slot of the ring of `cuda/attend.cu`.
+const PIECE_BYTES: usize = 16 * 1024;
 
 /// Most query heads of a key head in one launch.
 const GROUP_MAX: usize = ATTEND_GROUPS[ATTEND_GROUPS.len() - 1];
@@ -77,31 +84,42 @@ impl CudaDevice {
         found.map_or(0, |(_, at)| self.weights_buffer.at() + *at as u64)
     }
 
-    /// A norm of each of `count` heads goes with the rotation: its weight and eps. One of all heads together is done now.
-    fn head_norm(
-        &self,
-        norm: Option<NormOp>,
-        x: Address,
-        count: usize,
-        dim: usize,
-    ) -> Result<(Address, f32), DriverError> {
-        match norm {
-            Some(NormOp {
+    /// A norm of each head goes with the rotation: its weight and eps.
+    fn norm_of_head(&self, norm: Option<NormOp>, dim: usize) -> Option<(Address, f32)> {
+        match norm? {
+            NormOp {
                 norm: Norm::Rms { eps },
                 weight,
                 bias: None,
                 len,
-            }) if len == dim => Ok((self.tensor(weight), eps)),
-            Some(norm) => {
-                let args = self.norm_args(x, x, &norm);
-                self.kernels
-                    .norm_rows(&self.stream, count * dim / norm.len, &args)?;
-                Ok((0, 0.0))
-            }
-            None => Ok((0, 0.0)),
+            } if len == dim => Some((self.tensor(weight), eps)),
+            _ => None,
         }
     }
 
+    /// A norm of all heads together is done now.
+    fn norm_together(
+        &self,
+        norm: Option<NormOp>,
+        x: Address,
+        (count, dim): (usize, usize),
+    ) -> Result<(), DriverError> {
+        match norm {
+            Some(norm) if self.norm_of_head(Some(norm), dim).is_none() => {
+                let args = self.norm_args(x, x, &norm);
+                self.kernels
+                    .norm_rows(&self.stream, count * dim / norm.len, &args)
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Whether `attend` turns queries and keys itself: for one token, and where one launch has all heads of a group.
+    fn turns_itself(&self, heads: Heads, n: usize) -> bool {
+        n == 1 && !self.traced && heads.n / heads.n_kv <= GROUP_MAX
+    }
+
+    /// Norms, rotation and append; what `attend` does itself is left to it.
     pub(super) fn rope_append(
         &self,
         heads: Heads,
@@ -109,19 +127,36 @@ impl CudaDevice {
         rope: Option<&RopeOp>,
         n: usize,
     ) -> Result<(), DriverError> {
-        let Heads {
-            layer,
-            n: n_heads,
-            n_kv,
-            dim,
-        } = heads;
-        let (q, k) = (self.at(Area::Q), self.at(Area::K));
-        let (q_norm, q_eps) = self.head_norm(norms.0, q, n * n_heads, dim)?;
-        let (k_norm, k_eps) = self.head_norm(norms.1, k, n * n_kv, dim)?;
-        let args = Rope {
+        self.norm_together(norms.0, self.at(Area::Q), (n * heads.n, heads.dim))?;
+        self.norm_together(norms.1, self.at(Area::K), (n * heads.n_kv, heads.dim))?;
+        if self.turns_itself(heads, n) {
+            return Ok(());
+        }
+        let args = self.rope_args(heads, norms, rope);
+        let warps = ROPE_THREADS as usize / 32;
+        let blocks = (heads.n + 2 * heads.n_kv).div_ceil(warps);
+        let grid = Grid {
+            blocks: (blocks as u32, n as u32, 1),
+            threads: ROPE_THREADS,
+            shared_bytes: (args.dims as usize + warps * heads.dim) * 4,
+        };
+        self.kernels
+            .rope_append(kv_name(self.kv), &self.stream, grid, &args)
+    }
+
+    fn rope_args(
+        &self,
+        heads: Heads,
+        norms: (Option<NormOp>, Option<NormOp>),
+        rope: Option<&RopeOp>,
+    ) -> Rope {
+        let Heads { layer, n, n_kv, dim } = heads;
+        let (q_norm, q_eps) = self.norm_of_head(norms.0, dim).unwrap_or_default();
+        let (k_norm, k_eps) = self.norm_of_head(norms.1, dim).unwrap_or_default();
+        Rope {
             step: self.at(Area::Step),
-            q,
-            k,
+            q: self.at(Area::Q),
+            k: self.at(Area::K),
             v: self.at(Area::V),
             pool: self.pool.at(),
             page_elements: self.sizes.page_elements as u64,
@@ -129,11 +164,11 @@ impl CudaDevice {
             q_norm,
             k_norm,
             frequencies: rope.map_or(0, |rope| self.frequencies(rope)),
-            n_heads: n_heads as u32,
+            n_heads: n as u32,
             n_kv_heads: n_kv as u32,
             head_dim: dim as u32,
             wide: wide(dim) as u32,
-            q_stride: (n_heads * dim) as u32,
+            q_stride: (n * dim) as u32,
             kv_stride: (n_kv * dim) as u32,
             dims: rope.map_or(0, |rope| rope.rope.dims as u32),
             halves: rope.map_or(0, |rope| match rope.style() {
@@ -142,15 +177,24 @@ impl CudaDevice {
             }),
             magnitude: rope.map_or(1.0, RopeOp::magnitude),
             eps: q_eps.max(k_eps),
+        }
+    }
+
+    /// What becomes of the heads of a layer before attention, as its `AttnIn` says.
+    fn turn_of(&self, heads: Heads) -> Rope {
+        let of = |op: &Op| match op {
+            Op::AttnIn {
+                layer,
+                q_norm,
+                k_norm,
+                rope,
+                ..
+            } if *layer == heads.layer => {
+                Some(self.rope_args(heads, (*q_norm, *k_norm), rope.as_ref()))
+            }
+            _ => None,
         };
-        let threads = (dim.div_ceil(2).next_multiple_of(32)).clamp(32, 256) as u32;
-        let grid = Grid {
-            blocks: ((n_heads + 2 * n_kv) as u32, n as u32, 1),
-            threads,
-            shared_bytes: dim * 4,
-        };
-        self.kernels
-            .rope_append(kv_name(self.kv), &self.stream, grid, &args)
+        self.plan.ops.iter().find_map(of).unwrap_or_else(Rope::zeroed)
     }
 
     pub(super) fn attend(&self, heads: Heads, scores: Scores, n: usize) -> Result<(), DriverError> {
@@ -254,6 +298,12 @@ impl CudaDevice {
         let (group, stride) = (portion.n / portion.n_kv, heads.n * heads.dim);
         let moved = ((first * stride + portion.head * heads.dim) * 4) as u64;
         let kv_offset = portion.kv_head * 2 * wide(heads.dim) * PAGE_TOKENS;
+        let built_for = ATTEND_GROUPS
+            .into_iter()
+            .find(|g| *g >= group)
+            .unwrap_or(group);
+        let (slots, shared_bytes) = self.attend_shared(wide(heads.dim), group, built_for);
+        let turns = self.turns_itself(heads, n) && first == 0;
         let args = Attend {
             step: self.at(Area::Step),
             q: self.at(Area::Q) + moved,
@@ -278,18 +328,18 @@ impl CudaDevice {
             scale: scores.scale,
             softcap: scores.softcap.unwrap_or(0.0),
             first_token: first as u32,
+            slots: slots as u32,
+            turns: u32::from(turns),
             end: 0,
+            turn: match turns {
+                true => self.turn_of(heads),
+                false => Rope::zeroed(),
+            },
         };
-        let built_for = ATTEND_GROUPS
-            .into_iter()
-            .find(|g| *g >= group)
-            .unwrap_or(group);
         let splits = self
             .sizes
             .splits()
             .min((2 * self.multiprocessors).div_ceil(portion.n_kv));
-        let shared_bytes =
-            (group * wide(heads.dim) + group * SPLIT + 8 * built_for + group * 8 * SPLIT) * 4;
         let grid = Grid {
             blocks: (portion.n_kv as u32, splits as u32, n as u32),
             threads: SPLIT as u32,
@@ -297,6 +347,21 @@ impl CudaDevice {
         };
         self.kernels
             .attend(kv_name(self.kv), built_for, &self.stream, grid, &args)
+    }
+
+    /// Slots of the ring of a block of `attend`, and its shared memory: as many as leave half of a multiprocessor to the product that
+    /// follows, beside two blocks, so that its first copies are under way meanwhile; two at least.
+    fn attend_shared(&self, wide: usize, group: usize, built_for: usize) -> (usize, usize) {
+        let (element, slot) = match self.kv {
+            KvType::F16 => (2, PIECE_BYTES),
+            KvType::F32 => (4, PIECE_BYTES),
+        };
+        let shares = group.min(4) * (SPLIT / (wide / 8)) * wide;
+        let heads = (group + 2) * wide + (SPLIT + 8) * built_for + 3 * wide;
+        let fixed = (shares + heads) * 4 + 2 * wide * element;
+        let quarter = (self.kernels.shared_max() + 2048) / 4 - 1024;
+        let slots = (quarter.saturating_sub(fixed) / slot).clamp(2, 4);
+        (slots, fixed + slots * slot)
     }
 }
 

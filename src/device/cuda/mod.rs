@@ -126,6 +126,8 @@ pub struct CudaDevice {
     finder: Finder,
     sampler: Sampler,
     row: Vec<f32>, // (vocab)
+    /// Queries and keys are turned in a launch of their own, where they can be seen.
+    traced: bool,
     context: Context,
 }
 
@@ -181,6 +183,7 @@ impl CudaDevice {
             row: vec![0.0; plan.n_vocab],
             load_parts: held.parts,
             graph: None,
+            traced: false,
             job: Job::Idle,
             logits: Logits::Stale,
             plan,

@@ -324,7 +324,7 @@ fn areas(plan: &Plan, w: Widths, pages: usize) -> ([usize; AREAS], usize) {
     let splits = positions(pages).div_ceil(SPLIT);
     area(
         Area::Partial,
-        ROWS_MAX * w.heads * splits * (wide(w.head) + 2) * 4,
+        ROWS_MAX * w.heads * splits * (wide(w.head) + 4) * 4,
     );
     area(Area::Arrived, ROWS_MAX * w.heads * 4);
     if w.experts > 0 {

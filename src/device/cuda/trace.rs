@@ -46,7 +46,10 @@ impl CudaDevice {
         self.describe(&step)?;
         let (tokens, rows) = (step.tokens.len(), step.rows);
         for op in 0..self.plan.ops.len() {
-            self.run_op(op, tokens, rows)?;
+            self.traced = true;
+            let run = self.run_op(op, tokens, rows);
+            self.traced = false;
+            run?;
             for (part, area, width) in parts(&self.plan.ops[op]) {
                 let values = match area {
                     Area::Logits => self.logits_of(tokens, rows)?,
