@@ -39,3 +39,4 @@ __device__ __forceinline__ void rope_append(const Rope &a) {
 
 extern "C" __global__ void __launch_bounds__(128) rope_append_f16(const __grid_constant__ Rope a) { rope_append<__half>(a); }
 extern "C" __global__ void __launch_bounds__(128) rope_append_f32(const __grid_constant__ Rope a) { rope_append<float>(a); }
+extern "C" __global__ void __launch_bounds__(128) rope_append_q8_0(const __grid_constant__ Rope a) { rope_append<int8_t>(a); }

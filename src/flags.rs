@@ -42,7 +42,7 @@ pub struct Flags {
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=limits::CONTEXT_MAX as u64))]
     pub ctx: Option<usize>,
 
-    /// Numbers of the KV cache: "f16", or "f32" at twice the memory
+    /// Numbers of the KV cache: "f16", "f32" at twice the memory, or "q8_0" at little more than half of it
     #[arg(long, value_enum, default_value_t = KvType::F16)]
     pub kv_type: KvType,
 
@@ -207,6 +207,9 @@ pub enum KvType {
     F16,
     /// 32 bits.
     F32,
+    /// 8 bits, and a scale of 16 for each 32 of them.
+    #[value(name = "q8_0")]
+    Q8_0,
 }
 
 impl Flags {
@@ -245,6 +248,7 @@ impl Flags {
             kv: match self.kv_type {
                 KvType::F16 => load::KvType::F16,
                 KvType::F32 => load::KvType::F32,
+                KvType::Q8_0 => load::KvType::Q8_0,
             },
             kv_bytes: self.kv_bytes,
             tokenizer: self.tokenizer.clone(),
@@ -347,6 +351,10 @@ mod tests {
         assert!(flags(&["--model", "fake:", "--check"]).is_err());
         assert!(flags(&["--model", "fake:", "--tokenizer", "t"]).is_err());
         assert!(flags(&["--model", "a", "--check", "--print-plan"]).is_err());
+        for device in ["cpu", "cuda:1"] {
+            let q8_0 = flags(&["--model", "a", "--device", device, "--kv-type", "q8_0"]);
+            assert!(q8_0.is_ok(), "{device}");
+        }
         assert!(flags(&["--model", "a", "--prompt", "p", "--input", "f"]).is_err());
     }
 

@@ -124,8 +124,8 @@ fn check(load: &FileLoad, flags: &Flags) -> Result<Value, LoadError> {
     }))
 }
 
-/// What the process takes when all that it reserves is in use: what it has now, vocabulary and program included, and then the files and
-/// the device's buffers. `None` where the system does not tell.
+/// What the process takes when all that it reserves is in use: what it has now, vocabulary and program included, and then what the
+/// files say of the model and the device's buffers. `None` where the system does not tell.
 fn resident_bytes(checked: &Checked) -> Option<u64> {
     let maps = std::fs::read_to_string("/proc/self/smaps").ok()?;
     let paths: Vec<PathBuf> = checked
@@ -154,7 +154,9 @@ fn resident_bytes(checked: &Checked) -> Option<u64> {
     }
     let memory = checked.loaded.device.memory();
     let files: u64 = checked.files.iter().map(|file| file.bytes).sum();
-    Some(now + files + memory.kv_bytes + memory.scratch_bytes)
+    let tensors: u64 = checked.tensor_types.iter().map(|t| t.bytes).sum();
+    let metadata = files.saturating_sub(tensors);
+    Some(now + metadata + memory.weights_bytes + memory.kv_bytes + memory.scratch_bytes)
 }
 
 /// Whether the device is one that this build knows; the processor where none is named.

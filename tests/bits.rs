@@ -17,7 +17,7 @@ fn chunks_of_any_size_give_the_same_bits() {
         return;
     };
     let tokens = tokens(70);
-    for kv in [KvType::F16, KvType::F32] {
+    for kv in [KvType::F16, KvType::F32, KvType::Q8_0] {
         let mut device = common::real_device(&path, 512, kv, Isa::best());
         let piece = device.capacity().step_tokens_max;
         let whole = common::forward(&mut device, &tokens, 0, piece, Rows::All);

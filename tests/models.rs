@@ -319,7 +319,11 @@ fn every_tensor_type_says_what_the_reference_says() {
         let shape = TinyLlama::new(kind);
         let tokens = tokens(70, shape.n_vocab);
         let reference = Reference::new(shape).forward(&tokens);
-        for (kv, tolerance) in [(KvType::F32, 1e-5), (KvType::F16, 2e-3)] {
+        for (kv, tolerance) in [
+            (KvType::F32, 1e-5),
+            (KvType::F16, 2e-3),
+            (KvType::Q8_0, 3e-2),
+        ] {
             let mut device = device_of(&shape, 256, kv, Isa::best());
             let what = format!("{} over {kv:?}", kind.name());
             assert_close(
@@ -404,7 +408,7 @@ fn a_sequence_over_two_pages_says_what_the_reference_says_in_any_pages() {
 fn pieces_of_any_size_give_the_same_bits() {
     for shape in shapes() {
         let tokens = tokens(70, shape.n_vocab);
-        for kv in [KvType::F16, KvType::F32] {
+        for kv in [KvType::F16, KvType::F32, KvType::Q8_0] {
             let mut device = device_of(&shape, 256, kv, Isa::best());
             let whole = common::forward(&mut device, &tokens, 0, 64, Rows::All);
             for piece in [1, 2, 3, 7, 13] {
@@ -441,7 +445,7 @@ fn every_instruction_set_gives_the_same_bits() {
     );
     for shape in shapes() {
         let tokens = tokens(70, shape.n_vocab);
-        for kv in [KvType::F16, KvType::F32] {
+        for kv in [KvType::F16, KvType::F32, KvType::Q8_0] {
             let of = |isa: &Isa| {
                 let mut device = device_of(&shape, 256, kv, *isa);
                 let mut logits = common::forward(&mut device, &tokens[..66], 0, 64, Rows::All);

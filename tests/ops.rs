@@ -3,13 +3,16 @@
 use half::f16;
 use proptest::prelude::*;
 use worker_orcd::device::PAGE_TOKENS;
+use worker_orcd::device::cpu::integers::{Packed, Rounded, blocks};
 use worker_orcd::device::cpu::isa::Isa;
 use worker_orcd::device::cpu::kernels::{Attend, Kernels, MatMul, Store, padded};
+use worker_orcd::device::cpu::kv::KvElement;
 use worker_orcd::device::cpu::moe::Routing;
 use worker_orcd::device::cpu::naive;
+use worker_orcd::device::cpu::packed::{Form, GROUP, expand_row, pack};
 use worker_orcd::device::cpu::program::Choice;
 use worker_orcd::model::spec::Gating;
-use worker_orcd::quant::TensorType;
+use worker_orcd::quant::{Block, BlockQ8_0, TensorType};
 
 /// Numbers that repeat for a seed, in about -1 to 1.
 fn numbers(seed: u64, n: usize) -> Vec<f32> {
@@ -85,6 +88,80 @@ fn columns(kind: TensorType, n: usize) -> usize {
     n.next_multiple_of(kind.block_len())
 }
 
+/// A matrix dealt out to groups of rows.
+fn packed(kind: TensorType, weights: &[u8], cols: usize) -> Vec<u8> {
+    let form = Form::of(kind).expect("a type that is packed");
+    let rows = weights.chunks(GROUP * kind.row_bytes(cols));
+    let mut groups = vec![0; rows.len() * form.group_bytes(cols)];
+    for (rows, group) in rows.zip(groups.chunks_exact_mut(form.group_bytes(cols))) {
+        pack(kind, cols, rows, group);
+    }
+    groups
+}
+
+/// Products of the rows of groups from `skip` on: `out` is (rows, tokens).
+fn multiply_packed(
+    kernels: &Kernels,
+    (kind, groups, cols): (TensorType, &[u8], usize),
+    skip: usize,
+    x: &[f32],
+    tokens: usize,
+    store: Store,
+    out: &mut [f32],
+) {
+    let mut rounded = vec![bytemuck::Zeroable::zeroed(); blocks(cols) * tokens];
+    let rows = out.len() / tokens;
+    // SAFETY: `kernel_sets` holds only what this machine has.
+    unsafe {
+        for (token, x) in x.chunks_exact(padded(cols)).enumerate() {
+            (kernels.round)(x, &mut rounded[token..], tokens);
+        }
+        let job = Packed {
+            kind,
+            groups,
+            cols,
+            skip,
+            rows,
+            x: &rounded,
+            x_stride: tokens,
+            tokens,
+            store,
+            first_row: 0,
+            dst_stride: rows,
+        };
+        (kernels.multiply)(&job, out, &mut vec![f32::NAN; GROUP * tokens]);
+    }
+}
+
+/// Products of a matrix in the way that its type has.
+fn multiply(
+    kernels: &Kernels,
+    (kind, weights, cols): (TensorType, &[u8], usize),
+    x: &[f32],
+    tokens: usize,
+    store: Store,
+    out: &mut [f32],
+) {
+    if Form::of(kind).is_some() {
+        let groups = packed(kind, weights, cols);
+        return multiply_packed(kernels, (kind, &groups, cols), 0, x, tokens, store, out);
+    }
+    let rows = out.len() / tokens;
+    let mut scratch = vec![f32::NAN; rows * padded(cols)];
+    let job = MatMul {
+        kind,
+        weights,
+        cols,
+        x,
+        tokens,
+        store,
+        first_row: 0,
+        dst_stride: rows,
+    };
+    // SAFETY: `kernel_sets` holds only what this machine has.
+    unsafe { (kernels.matmul)(&job, out, &mut scratch) };
+}
+
 /// The twin's products of all tokens.
 fn of_twins(kind: TensorType, weights: &[u8], cols: usize, x: &[f32]) -> Vec<f32> {
     x.chunks_exact(padded(cols))
@@ -103,17 +180,92 @@ proptest! {
             let expected = of_twins(kind, &w, cols, &x);
             for (isa, kernels) in kernel_sets() {
                 let mut out = vec![0.5; rows * tokens];
-                let mut scratch = vec![f32::NAN; rows * padded(cols)];
-                let job = MatMul { kind, weights: &w, cols, x: &x, tokens, store: Store::Set, first_row: 0, dst_stride: rows };
-                // SAFETY: `kernel_sets` holds only what this machine has.
-                unsafe { (kernels.matmul)(&job, &mut out, &mut scratch) };
+                multiply(&kernels, (kind, &w, cols), &x, tokens, Store::Set, &mut out);
                 prop_assert_eq!(bits(&out), bits(&expected), "{} {}", isa.name(), kind.name());
-                let job = MatMul { store: Store::Add, ..job };
-                // SAFETY: as above.
-                unsafe { (kernels.matmul)(&job, &mut out, &mut scratch) };
+                multiply(&kernels, (kind, &w, cols), &x, tokens, Store::Add, &mut out);
                 let doubled: Vec<f32> = expected.iter().map(|v| v + v).collect();
                 prop_assert_eq!(bits(&out), bits(&doubled), "{} {} added", isa.name(), kind.name());
             }
+        }
+    }
+
+    /// Rows from the middle of groups.
+    #[test]
+    fn some_rows_of_packed_matrices_are_the_twins_bits(rows in 1..60usize, skip in 0..60usize, tokens in 1..5usize, seed in 0..1000u64) {
+        for kind in TensorType::ALL {
+            let Some(form) = Form::of(kind) else { continue };
+            let skip = skip % rows;
+            let (cols, wanted) = (512, rows - skip);
+            let (w, x) = (weights(kind, rows, cols, seed), activations(cols, tokens, seed + 7));
+            let expected: Vec<f32> = of_twins(kind, &w, cols, &x).chunks_exact(rows).flat_map(|row| row[skip..].to_vec()).collect();
+            let groups = packed(kind, &w, cols);
+            for (isa, kernels) in kernel_sets() {
+                let mut out = vec![0.5; wanted * tokens];
+                let from = skip / GROUP * form.group_bytes(cols);
+                multiply_packed(&kernels, (kind, &groups[from..], cols), skip % GROUP, &x, tokens, Store::Set, &mut out);
+                prop_assert_eq!(bits(&out), bits(&expected), "{} {}", isa.name(), kind.name());
+            }
+        }
+    }
+
+    /// Rows of an embedding that is packed for the output's sake.
+    #[test]
+    fn rows_of_packed_matrices_are_those_of_the_file(rows in 1..40usize, cols in 1..600usize, seed in 0..1000u64) {
+        for kind in TensorType::ALL {
+            let Some(form) = Form::of(kind) else { continue };
+            let cols = columns(kind, cols);
+            let bytes = numbers(seed, rows * kind.row_bytes(cols));
+            let bytes: Vec<u8> = bytes.iter().map(|v| (v * 128.0) as i32 as u8).collect();
+            let groups = packed(kind, &bytes, cols);
+            for (r, row) in bytes.chunks_exact(kind.row_bytes(cols)).enumerate() {
+                let (mut ours, mut expected) = (vec![f32::NAN; cols], vec![0.0; cols]);
+                kind.dequantize(row, &mut expected).expect("whole blocks");
+                let group = &groups[r / GROUP * form.group_bytes(cols)..][..form.group_bytes(cols)];
+                expand_row(kind, group, r % GROUP, &mut ours);
+                for (k, (ours, wanted)) in ours.iter().zip(&expected).enumerate() {
+                    let same = ours.to_bits() == wanted.to_bits() || ours.is_nan() && wanted.is_nan();
+                    prop_assert!(same, "{}: weight {} of row {} is {:?}, not {:?}", kind.name(), k, r, ours, wanted);
+                }
+            }
+        }
+    }
+
+    /// A block's numbers are what the format defines, and sums of integers stay close to those of floats.
+    #[test]
+    fn packed_products_are_close_to_those_of_floats(rows in 1..20usize, cols in 1..600usize, seed in 0..1000u64) {
+        for kind in TensorType::ALL {
+            let cols = columns(kind, cols);
+            let (w, x) = (weights(kind, rows, cols, seed), activations(cols, 1, seed + 7));
+            let ours = of_twins(kind, &w, cols, &x);
+            for (row, ours) in w.chunks_exact(kind.row_bytes(cols)).zip(ours) {
+                let mut weights = vec![0.0; cols];
+                kind.dequantize(row, &mut weights).expect("whole blocks");
+                let products = || weights.iter().zip(&x).map(|(w, x)| f64::from(*w) * f64::from(*x));
+                let (exact, size) = (products().sum::<f64>(), products().map(f64::abs).sum::<f64>());
+                prop_assert!((f64::from(ours) - exact).abs() <= 4e-6 * size, "{}: {ours} is not {exact}", kind.name());
+            }
+        }
+    }
+
+    /// Activations of any size, infinite ones and those that are no numbers included, are rounded as by the twin.
+    #[test]
+    fn activations_are_rounded_as_by_the_twin(seed in 0..1000u64, exponent in -130..128i32, odd in proptest::option::of((0..32usize, 0..4usize))) {
+        let mut x: Vec<f32> = numbers(seed, 32).iter().map(|v| (f64::from(*v) * 2f64.powi(exponent)) as f32).collect();
+        if let Some((at, which)) = odd {
+            x[at] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX][which];
+        }
+        let (expected, worth) = naive::round(&x);
+        for (isa, kernels) in kernel_sets() {
+            let mut to = [bytemuck::Zeroable::zeroed()];
+            // SAFETY: `kernel_sets` holds only what this machine has.
+            unsafe { (kernels.round)(&x, &mut to, 1) };
+            let [r]: [Rounded; 1] = to;
+            let whole = |k: usize| i32::from(r.bytes[0][k]) * 65536 + i32::from(r.bytes[1][k]) * 256 + i32::from(r.bytes[2][k]);
+            let rounded: Vec<i32> = (0..32).map(whole).collect();
+            prop_assert_eq!(&rounded, &expected, "{}", isa.name());
+            prop_assert!(r.scale.to_bits() == worth.to_bits() || r.scale.is_nan() && worth.is_nan());
+            let sums = |half: usize, plane: usize| -r.bytes[plane][half * 16..][..16].iter().map(|b| i32::from(*b)).sum::<i32>();
+            prop_assert!((0..2).all(|half| (0..3).all(|plane| r.sums[half][plane] == sums(half, plane))));
         }
     }
 
@@ -236,6 +388,57 @@ proptest! {
     }
 }
 
+/// What blocks of Q8_0 make of a head.
+fn in_blocks(head: &[f32]) -> Vec<f32> {
+    let block = |part: &[f32]| {
+        let mut padded = [0.0; 32];
+        padded[..part.len()].copy_from_slice(part);
+        let weights = BlockQ8_0::quantize(&padded).dequantize();
+        weights[..part.len()].to_vec()
+    };
+    head.chunks(32).flat_map(block).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Attention over blocks of Q8_0 is the twin's over what the blocks stand for.
+    #[test]
+    fn attention_over_q8_0_follows_its_twin(head_dim in 1..140usize, group in 1..6usize, positions in 1..400usize, seed in 0..1000u64) {
+        let layout = <i8 as KvElement>::layout(head_dim);
+        let page = layout.keys + layout.values;
+        let pages = positions.div_ceil(PAGE_TOKENS);
+        let q = numbers(seed, head_dim * group);
+        let rows = |seed| -> Vec<Vec<f32>> { numbers(seed, head_dim * positions).chunks_exact(head_dim).map(<[f32]>::to_vec).collect() };
+        let (keys, values) = (rows(seed + 1), rows(seed + 2));
+        // what is padding is of no matter
+        let mut pool = vec![77i8; pages * page];
+        for (t, (key, value)) in keys.iter().zip(&values).enumerate() {
+            let (of_keys, of_values) = pool[t / PAGE_TOKENS * page..][..page].split_at_mut(layout.keys);
+            i8::write_key(of_keys, t % PAGE_TOKENS, key);
+            i8::write_value(of_values, t % PAGE_TOKENS, value);
+        }
+        let [keys, values] = [keys, values].map(|rows| rows.iter().map(|row| in_blocks(row)).collect::<Vec<_>>());
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        let twin = |q| naive::attend(q, &keys, &values, scale, naive::Extras { first: 0, softcap: None, sink: None });
+        let expected: Vec<f32> = q.chunks_exact(head_dim).flat_map(twin).collect();
+        let (key_offsets, value_offsets) = (|p: usize| p * page, |p: usize| p * page + layout.keys);
+        let mut of_all = Vec::new();
+        for (isa, kernels) in kernel_sets() {
+            let mut out = vec![f32::NAN; head_dim * group];
+            let mut buffer = vec![f32::NAN; group * pages * PAGE_TOKENS];
+            let job = Attend { queries: &q, pool: &pool[..], key_offsets: &key_offsets, value_offsets: &value_offsets, value_stride: layout.value_stride, head_dim, first: 0, positions, scale, softcap: None, sinks: &[] };
+            // SAFETY: `kernel_sets` holds only what this machine has.
+            unsafe { (kernels.attend_q8_0)(&job, &mut buffer, &mut out) };
+            for (ours, twin) in out.iter().zip(&expected) {
+                prop_assert!((ours - twin).abs() <= 2e-5, "{}: {ours} is not {twin}", isa.name());
+            }
+            of_all.push(bits(&out));
+        }
+        prop_assert!(of_all.windows(2).all(|w| w[0] == w[1]), "instruction sets differ");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -310,19 +513,8 @@ fn extreme_scales_are_the_twins_bits() {
         let x = activations(cols, 5, 11);
         let expected = of_twins(kind, &w, cols, &x);
         for (isa, kernels) in kernel_sets() {
-            let (mut out, mut scratch) = (vec![0.0; 40], vec![0.0; 8 * cols]);
-            let job = MatMul {
-                kind,
-                weights: &w,
-                cols,
-                x: &x,
-                tokens: 5,
-                store: Store::Set,
-                first_row: 0,
-                dst_stride: 8,
-            };
-            // SAFETY: `kernel_sets` holds only what this machine has.
-            unsafe { (kernels.matmul)(&job, &mut out, &mut scratch) };
+            let mut out = vec![0.0; 40];
+            multiply(&kernels, (kind, &w, cols), &x, 5, Store::Set, &mut out);
             let (ours, twins) = (bits(&out), bits(&expected));
             assert_eq!(ours, twins, "{} {}", isa.name(), kind.name());
         }

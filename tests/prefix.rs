@@ -44,14 +44,14 @@ impl Load for Ready {
     }
 }
 
-fn loaded(pool_tokens: usize) -> Loaded {
+fn loaded(pool_tokens: usize, kv: KvType) -> Loaded {
     let shape = TinyLlama {
         n_vocab: VOCAB,
         ..TinyLlama::new(TensorType::Q8_0)
     };
     let options = CpuOptions {
         context: pool_tokens,
-        kv: KvType::F16,
+        kv,
         isa: Isa::best(),
     };
     let device = Box::new(common::cpu_device(shape.file(), options));
@@ -76,6 +76,10 @@ fn loaded(pool_tokens: usize) -> Loaded {
 
 impl Rig {
     fn new(pool_tokens: usize) -> Self {
+        Self::over(pool_tokens, KvType::F16)
+    }
+
+    fn over(pool_tokens: usize, kv: KvType) -> Self {
         let now = Instant::now();
         let config = Config {
             worker_id: None,
@@ -95,7 +99,7 @@ impl Rig {
                 start_wall: SystemTime::UNIX_EPOCH,
             },
         };
-        let load = Ready(Some(Box::new(loaded(pool_tokens))));
+        let load = Ready(Some(Box::new(loaded(pool_tokens, kv))));
         let worker = Worker::new(config, Box::new(load), now);
         let said = Vec::new();
         let mut rig = Self { worker, said };
@@ -271,9 +275,16 @@ fn ask(rig: &mut Rig, method: &str, params: Value) -> Value {
 
 #[test]
 fn another_worker_goes_on_with_a_saved_conversation() {
+    for kv in [KvType::F16, KvType::Q8_0] {
+        goes_on(kv);
+    }
+}
+
+#[track_caller]
+fn goes_on(kv: KvType) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state");
-    let mut first = Rig::new(CONTEXT);
+    let mut first = Rig::over(CONTEXT, kv);
     let mut tokens = Dice(3).tokens(600);
     let (answer, _) = first.answer(&params(&tokens, 10));
     tokens.extend(token_ids(&answer));
@@ -285,9 +296,12 @@ fn another_worker_goes_on_with_a_saved_conversation() {
     let size = std::fs::metadata(&path).unwrap().len();
     assert_eq!(by_id["result"], json!({"tokens": 609, "bytes": size}));
 
-    let mut second = Rig::new(CONTEXT);
+    let mut second = Rig::over(CONTEXT, kv);
     let loaded = ask(&mut second, "load_state", json!({"path": path}));
     assert_eq!(loaded["result"], by_id["result"]);
+    let mut other = Rig::over(CONTEXT, KvType::F32);
+    let refused = ask(&mut other, "load_state", json!({"path": path}));
+    assert!(refused.get("error").is_some(), "{refused}");
     tokens.extend([4, 5]);
     let (wanted, _) = first.answer(&params(&tokens, 10));
     let (answer, cached) = second.answer(&params(&tokens, 10));

@@ -19,6 +19,19 @@ pub enum KvType {
     F16,
     /// 32-bit floats.
     F32,
+    /// Blocks of 32 along a head, of one position: signed bytes under a 16-bit scale, as GGUF's tensor type of this name.
+    Q8_0,
+}
+
+impl KvType {
+    /// "f16": what the flag calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            KvType::F16 => "f16",
+            KvType::F32 => "f32",
+            KvType::Q8_0 => "q8_0",
+        }
+    }
 }
 
 /// A page of the device's KV pool. Who holds which page is written in page tables that no device owns.
@@ -139,7 +152,7 @@ pub struct Capacity {
 /// Bytes that the device holds, by what they are for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// Weights, as they lie in memory (mapped file pages count).
+    /// Weights, as they lie in memory (pages of mapped files count, unless what they hold is kept in another layout, which counts then).
     pub weights_bytes: u64,
     /// The KV pool.
     pub kv_bytes: u64,

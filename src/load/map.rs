@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use memmap2::{Advice, Mmap, UncheckedAdvice};
 
-use crate::model::weights::Files;
+use crate::model::weights::{Files, Weight};
 
 /// How far ahead of the load the system is told to read. All at once would keep the loop waiting at a large file.
 const AHEAD_BYTES: usize = 64 * 1024 * 1024;
@@ -29,7 +29,8 @@ impl Files for Rc<Mapped> {
         let Some(file) = self.files.get(number) else {
             return;
         };
-        // SAFETY: the mapping is shared and never written to, so pages that are read all the same come back as they were.
+        // SAFETY: a shared mapping of a file that nothing here writes to: pages that are dropped are the file's again when they are read, and
+        // those at both ends, which other tensors may have a part of, are too. Without it there is only less memory left.
         unsafe { file.unchecked_advise_range(UncheckedAdvice::DontNeed, bytes.start, bytes.len()) }
             .ok();
     }

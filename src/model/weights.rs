@@ -35,6 +35,12 @@ pub trait Files {
 
     /// Says that these bytes of a file will hardly be read again.
     fn forget(&self, _number: usize, _bytes: Range<usize>) {}
+
+    /// Says that a tensor, or a stretch of one, is not read soon: what memory its bytes take may be used for something else. They can be
+    /// read all the same.
+    fn release(&self, weight: &Weight) {
+        self.forget(weight.file, weight.offset..weight.offset + weight.bytes);
+    }
 }
 
 /// A model in one file.

@@ -34,6 +34,7 @@ pub use q3_k::BlockQ3_K;
 pub use q4_0::BlockQ4_0;
 pub use q4_1::BlockQ4_1;
 pub use q4_k::BlockQ4_K;
+pub(crate) use q4_k::scale_and_minimum;
 pub use q5_0::BlockQ5_0;
 pub use q5_1::BlockQ5_1;
 pub use q5_k::BlockQ5_K;
@@ -250,12 +251,12 @@ fn decode_blocks<B: Block>(bytes: &[u8], out: &mut [f32]) {
 }
 
 /// 32 numbers of four bits: the low halves of 16 bytes, then the high ones.
-fn nibbles(bytes: &[u8; 16]) -> [u8; 32] {
+pub(crate) fn nibbles(bytes: &[u8; 16]) -> [u8; 32] {
     std::array::from_fn(|k| bytes[k % 16] >> (k / 16 * 4) & 15)
 }
 
 /// 32 numbers of five bits: four of [`nibbles`], and above them bit `k` of `high`.
-fn five_bits(low: &[u8; 16], high: [u8; 4]) -> [u8; 32] {
+pub(crate) fn five_bits(low: &[u8; 16], high: [u8; 4]) -> [u8; 32] {
     let (low, high) = (nibbles(low), u32::from_le_bytes(high));
     std::array::from_fn(|k| low[k] | ((high >> k & 1) as u8) << 4)
 }

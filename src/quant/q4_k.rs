@@ -24,7 +24,7 @@ const _: () = assert!(size_of::<BlockQ4_K>() == 144);
 /// Six bits of scale and six of minimum for a group of 32 weights, as Q4_K and Q5_K pack them: groups 0 to 3 have their scales in the
 /// lower six bits of bytes 0 to 3 and their minima in those of bytes 4 to 7; groups 4 to 7 have the two upper bits of the same bytes,
 /// and four lower bits each in bytes 8 to 11, the scale's in the low half.
-pub(super) fn scale_and_minimum(scales: &[u8; 12], group: usize) -> (u8, u8) {
+pub(crate) fn scale_and_minimum(scales: &[u8; 12], group: usize) -> (u8, u8) {
     let (s, m) = (scales[group % 4], scales[group % 4 + 4]);
     if group < 4 {
         return (s & 63, m & 63);

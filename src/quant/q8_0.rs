@@ -17,6 +17,26 @@ pub struct BlockQ8_0 {
 
 const _: () = assert!(size_of::<BlockQ8_0>() == 34);
 
+impl BlockQ8_0 {
+    /// The block nearest to `values` as GGUF's tools round: the largest becomes ±127, halves go away from 0. Where one is not a number, all
+    /// become none; where the scale leaves the range of halves (values beyond 8.3e6), they become infinite or not a number.
+    pub fn quantize(values: &[f32; 32]) -> Self {
+        let larger = |a: f32, v: &f32| {
+            if v.abs() > a || v.is_nan() {
+                v.abs()
+            } else {
+                a
+            }
+        };
+        let scale = values.iter().fold(0.0, larger) / 127.0;
+        let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+        Self {
+            d: f16::from_f32(scale),
+            qs: values.map(|v| (v * inverse).round() as i8),
+        }
+    }
+}
+
 impl Block for BlockQ8_0 {
     type Weights = [f32; 32];
     const LEN: usize = 32;

@@ -15,6 +15,10 @@ pub struct Fixture {
     /// The context to load it with, where that matters.
     pub context: Option<usize>,
     pub prompts: Vec<Prompt>,
+    /// The last logits of the last prompt where the reference keeps keys and values as halves, too.
+    pub logits_kv_f16: Vec<Vec<f32>>,
+    /// The same with keys and values in blocks of Q8_0.
+    pub logits_kv_q8_0: Vec<Vec<f32>>,
 }
 
 /// Tokens from position 0 on, and the logits after each of them.
@@ -38,17 +42,20 @@ fn read(folder: PathBuf) -> Fixture {
     let number = |value: &Value| value.as_u64().map(|n| usize::try_from(n).expect("small"));
     let text = |key: &str| meta[key].as_str().expect("text").to_owned();
     let n_vocab = number(&meta["n_vocab"]).expect("n_vocab");
-    let logits = bytes("logits.f32");
-    let values = logits.as_chunks::<4>().0.iter();
-    let values: Vec<f32> = values.map(|b| f32::from_le_bytes(*b)).collect();
-    let rows: Vec<&[f32]> = values.chunks_exact(n_vocab).collect();
+    let logits = |name: &str| -> Vec<Vec<f32>> {
+        let bytes = bytes(name);
+        let values = bytes.as_chunks::<4>().0.iter();
+        let values: Vec<f32> = values.map(|b| f32::from_le_bytes(*b)).collect();
+        let rows = values.chunks_exact(n_vocab);
+        rows.map(<[f32]>::to_vec).collect()
+    };
+    let rows = logits("logits.f32");
     let prompt = |prompt: &Value| {
         let tokens = prompt["tokens"].as_array().expect("tokens").iter();
         let tokens: Vec<u32> = tokens.map(|t| number(t).expect("an id") as u32).collect();
         let first = number(&prompt["first_row"]).expect("first_row");
-        let logits = rows[first..][..tokens.len()].iter();
         Prompt {
-            logits: logits.map(|row| row.to_vec()).collect(),
+            logits: rows[first..][..tokens.len()].to_vec(),
             tokens,
         }
     };
@@ -63,5 +70,7 @@ fn read(folder: PathBuf) -> Fixture {
             .iter()
             .map(prompt)
             .collect(),
+        logits_kv_f16: logits("logits-kv-f16.f32"),
+        logits_kv_q8_0: logits("logits-kv-q8_0.f32"),
     }
 }

@@ -50,6 +50,8 @@ pub fn cases() -> Vec<Case> {
 /// How far a device may be from the reference.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
+    /// Share of positions where the likeliest token is the reference's, among those where its two likeliest are more than 0.05 apart.
+    pub clear_min: f64,
     /// Share of positions where the likeliest token is the reference's.
     pub top1_min: f64,
     /// Mean absolute difference of log-probabilities.
@@ -114,9 +116,9 @@ impl Figures {
             "{how}: {} positions, top-1 {all:.4} (clear {clear:.4}), mean |dlogp| {delta:.5}, mean |sum p dlogp| {weighted:.2e}",
             self.positions
         ));
-        assert_eq!(
-            self.clear_agreed, self.clear_positions,
-            "{how}: top-1 where the reference's top two are more than 0.05 apart"
+        assert!(
+            clear >= bounds.clear_min,
+            "{how}: top-1 is {clear} where the reference's top two are more than 0.05 apart"
         );
         assert!(all >= bounds.top1_min, "{how}: top-1 over all is {all}");
         assert!(delta <= bounds.delta_max, "{how}: mean |dlogp| is {delta}");

@@ -159,6 +159,14 @@ fn the_check_tells_what_the_process_then_takes() {
     let flags = [&flags[..], &[model.to_str().expect("a path")]].concat();
     let (_, text) = output(&[&flags[..], &["--check"]].concat());
     let told: Value = serde_json::from_str(&text).expect("JSON");
+    // Weights are in memory once: what is packed is no longer there as it lies in the file.
+    let weights = told["memory"]["weights_bytes"].as_u64();
+    let file = std::fs::metadata(&model).expect("a file").len();
+    let weights = weights.expect("a number of bytes");
+    assert!(
+        weights <= file,
+        "{weights} bytes of weights, {file} in the file"
+    );
     let told = told["resident_bytes"].as_u64().expect("a number of bytes");
     let mut worker = Running::start(command(&flags));
     worker.until_method("ready");
@@ -177,5 +185,17 @@ fn the_check_tells_what_the_process_then_takes() {
     assert!(
         told.abs_diff(taken) * 50 <= taken,
         "{told} bytes were told, {taken} are taken"
+    );
+    // A state names its model by samples of all tensors, which bring some of the file in.
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("state");
+    worker
+        .say(&json!({"id": 2, "method": "save_state", "params": {"path": path, "request_id": 1}}));
+    let response = worker.response(2);
+    assert!(response["result"]["bytes"].is_u64(), "{response}");
+    let saved = resident_bytes(worker.child.id());
+    assert!(
+        saved <= taken + taken / 50,
+        "{taken} bytes before a state was saved, {saved} after"
     );
 }

@@ -1,25 +1,11 @@
-//! Attention: keys and values to their pages, and heads from them.
-//!
-//! A page of the KV pool holds, layer by layer, for each key-value head its keys as (PAGE_TOKENS, head_dim), positions innermost, so that
-//! scores of sixteen positions are one vector, then for each head its values as (head_dim rounded up to 16, PAGE_TOKENS).
+//! Attention: keys and values to their pages, and heads from them; `kv.rs` has the layout of a page.
 
-use super::kernels::{Attend, KvElement, padded};
+use super::CpuDevice;
+use super::kernels::{Attend, padded};
+use super::kv::{KvElement, Pool};
 use super::program::{Append, Attention, Buf};
-use super::{CpuDevice, Pool};
 use crate::device::PAGE_TOKENS;
 use crate::model::plan::{KvShape, NormOp};
-
-/// Where one head's keys and values lie inside a page.
-fn head_offsets(kv: KvShape, layer_offset: usize, head: usize) -> (usize, usize) {
-    let (key, value) = (
-        kv.head_dim * PAGE_TOKENS,
-        kv.head_dim.next_multiple_of(16) * PAGE_TOKENS,
-    );
-    (
-        layer_offset + head * key,
-        layer_offset + kv.n_kv_heads * key + head * value,
-    )
-}
 
 impl CpuDevice {
     /// All query heads of a key-value head together, unless so much is seen that a tile would take too long.
@@ -70,6 +56,7 @@ impl CpuDevice {
         match &mut self.pool {
             Pool::F16(pool) => write_kv(pool, kv, at, k, v),
             Pool::F32(pool) => write_kv(pool, kv, at, k, v),
+            Pool::Q8_0(pool) => write_kv(pool, kv, at, k, v),
         }
     }
 
@@ -79,7 +66,8 @@ impl CpuDevice {
         let tiles = a.n_heads / heads;
         let (token, first_head) = (tile / tiles, tile % tiles * heads);
         let layer = self.layer_offsets[a.layer];
-        let (key, value) = head_offsets(kv, layer, first_head / a.group);
+        let layout = self.pool.head_layout(d);
+        let (key, value) = layout.head(kv, layer, first_head / a.group);
         let mut out = std::mem::take(&mut self.bufs[Buf::Heads as usize]);
         let mut scores = std::mem::take(&mut self.scores);
         let pages = &self.current.pages;
@@ -96,7 +84,7 @@ impl CpuDevice {
                     pool: $pool,
                     key_offsets: &key_offsets,
                     value_offsets: &value_offsets,
-                    value_stride: d.next_multiple_of(16),
+                    value_stride: layout.value_stride,
                     head_dim: d,
                     first: a
                         .window
@@ -113,6 +101,7 @@ impl CpuDevice {
         match &self.pool {
             Pool::F16(pool) => self.attend_f16(&job!(pool), &mut scores, to),
             Pool::F32(pool) => self.attend_f32(&job!(pool), &mut scores, to),
+            Pool::Q8_0(pool) => self.attend_q8_0(&job!(pool), &mut scores, to),
         }
         self.scores = scores;
         self.bufs[Buf::Heads as usize] = out;
@@ -128,14 +117,18 @@ fn write_kv<E: KvElement>(
     v: &[f32],
 ) {
     let d = kv.head_dim;
+    let layout = E::layout(d);
     for head in 0..kv.n_kv_heads {
-        let (key, value) = head_offsets(kv, page_layer, head);
-        for (i, k) in k[head * d..][..d].iter().enumerate() {
-            pool[key + i * PAGE_TOKENS + position] = E::from_f32(*k);
-        }
-        let row = &mut pool[value + position * d.next_multiple_of(16)..][..d];
-        for (to, v) in row.iter_mut().zip(&v[head * d..]) {
-            *to = E::from_f32(*v);
-        }
+        let (keys, values) = layout.head(kv, page_layer, head);
+        E::write_key(
+            &mut pool[keys..][..layout.keys],
+            position,
+            &k[head * d..][..d],
+        );
+        E::write_value(
+            &mut pool[values..][..layout.values],
+            position,
+            &v[head * d..][..d],
+        );
     }
 }

@@ -10,7 +10,7 @@ pub enum Isa {
     /// AVX2 with FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// AVX-512 F, BW and VL.
+    /// AVX-512 F, BW, VL and VNNI.
     #[cfg(target_arch = "x86_64")]
     Avx512,
 }
@@ -31,6 +31,7 @@ impl Isa {
                 && is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512vnni")
             {
                 found.push(Self::Avx512);
             }
@@ -63,6 +64,11 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => kernels::avx512::KERNELS,
         })
+    }
+
+    /// Multiply-adds of integers that one tile may hold, which are faster.
+    pub(crate) fn group_macs_max(self) -> usize {
+        8 * self.tile_macs_max()
     }
 
     /// Multiply-adds that one tile may hold: about two milliseconds' worth on a slow machine, so that the loop is never kept waiting.

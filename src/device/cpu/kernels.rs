@@ -1,12 +1,14 @@
 //! The inner loops, written once over [`Lanes`] and compiled for each instruction set; `naive.rs` holds their twins. Products of matrices
-//! are in `matmul.rs`, the decoding of each tensor type in `formats/`.
+//! are in `integers.rs` and `matmul.rs`, the decoding of each tensor type in `formats/`.
 //!
-//! Order of summation, the same for one row or many, decode or prefill: lane `l` of a dot product takes k = l, l + 16, l + 32, … in
+//! Order of summation in products of floats, the same for one row or many, decode or prefill: lane `l` of a dot product takes k = l, l + 16, l + 32, … in
 //! turn, one fused multiply-add each; the lanes are then added as a tree. Weights are dequantised to the f32 value that the format
 //! defines, so nothing is approximated and the type of a tensor changes no order.
 
 use half::f16;
 
+use super::integers::{self, Packed, Rounded};
+use super::kv::{BLOCK, KvElement};
 use super::lanes::{LANES, Lanes, exp, tanh};
 use super::matmul;
 use crate::device::PAGE_TOKENS;
@@ -55,11 +57,11 @@ pub struct Attend<'a, E> {
     pub queries: &'a [f32],
     /// The KV pool.
     pub pool: &'a [E],
-    /// Where each page's keys of this layer and head begin: (PAGE_TOKENS, head_dim), positions innermost.
+    /// Where each page's keys of this layer and head begin; `kv.rs` has the layout, as for the values.
     pub key_offsets: &'a dyn Fn(usize) -> usize,
-    /// Where each page's values of this layer and head begin: (value_stride, PAGE_TOKENS).
+    /// Where each page's values of this layer and head begin.
     pub value_offsets: &'a dyn Fn(usize) -> usize,
-    /// Distance between two positions' values: head_dim rounded up to 16.
+    /// Distance between two positions' values.
     pub value_stride: usize,
     /// Width of a head.
     pub head_dim: usize,
@@ -73,48 +75,6 @@ pub struct Attend<'a, E> {
     pub softcap: Option<f32>,
     /// One score for each query head that joins its softmax without a value; empty where there are none.
     pub sinks: &'a [f32],
-}
-
-/// An element of the KV pool.
-pub trait KvElement: Copy + Default {
-    /// 16 elements, widened.
-    ///
-    /// # Safety
-    ///
-    /// As [`Lanes`]; `from` must be readable for 16 elements.
-    unsafe fn load<L: Lanes>(from: *const Self) -> L;
-    /// Rounds to the nearest, ties to even.
-    fn from_f32(value: f32) -> Self;
-    /// Exact.
-    fn to_f32(self) -> f32;
-}
-
-impl KvElement for f16 {
-    #[inline(always)]
-    unsafe fn load<L: Lanes>(from: *const Self) -> L {
-        // SAFETY: the caller's contract is the same.
-        unsafe { L::load_f16(from) }
-    }
-    fn from_f32(value: f32) -> Self {
-        f16::from_f32(value)
-    }
-    fn to_f32(self) -> f32 {
-        self.to_f32()
-    }
-}
-
-impl KvElement for f32 {
-    #[inline(always)]
-    unsafe fn load<L: Lanes>(from: *const Self) -> L {
-        // SAFETY: the caller's contract is the same.
-        unsafe { L::load(from) }
-    }
-    fn from_f32(value: f32) -> Self {
-        value
-    }
-    fn to_f32(self) -> f32 {
-        self
-    }
 }
 
 /// out = x / √(mean(x²) + eps) × weight; all of them padded with zeros beyond `len`.
@@ -254,25 +214,32 @@ unsafe fn softcap<L: Lanes>(x: &mut [f32], cap: f32) {
     rest.copy_from_slice(&last[..rest.len()]);
 }
 
-/// H query heads times P × 16 positions of one page.
+/// H query heads times P × 16 positions of one page, from `first` on.
 #[inline(always)]
 unsafe fn scores_block<L: Lanes, E: KvElement, const H: usize, const P: usize>(
     q: *const f32,
     head_dim: usize,
     keys: *const E,
+    first: usize,
 ) -> [[L; P]; H] {
-    // SAFETY: q holds H heads of head_dim; keys hold head_dim rows of PAGE_TOKENS and at least P × 16 of them from `keys` on.
+    // SAFETY: q holds H heads of head_dim; keys are a head's of a page, and first + P × 16 ≤ PAGE_TOKENS.
     unsafe {
         let mut acc = [[L::splat(0.0); P]; H];
-        for d in 0..head_dim {
-            let mut k = [L::splat(0.0); P];
-            for (p, kv) in k.iter_mut().enumerate() {
-                *kv = E::load::<L>(keys.add(d * PAGE_TOKENS + p * 16));
+        for begin in (0..head_dim).step_by(BLOCK) {
+            let mut scales = [L::splat(1.0); P];
+            for (p, scale) in scales.iter_mut().enumerate() {
+                *scale = E::key_scales::<L>(keys, head_dim, begin, first + p * 16);
             }
-            for (h, row) in acc.iter_mut().enumerate() {
-                let qv = L::splat(*q.add(h * head_dim + d));
-                for (a, kv) in row.iter_mut().zip(k) {
-                    *a = qv.mul_add(kv, *a);
+            for d in begin..head_dim.min(begin + BLOCK) {
+                let mut k = [L::splat(0.0); P];
+                for (p, kv) in k.iter_mut().enumerate() {
+                    *kv = E::load::<L>(keys.add(d * PAGE_TOKENS + first + p * 16), scales[p]);
+                }
+                for (h, row) in acc.iter_mut().enumerate() {
+                    let qv = L::splat(*q.add(h * head_dim + d));
+                    for (a, kv) in row.iter_mut().zip(k) {
+                        *a = qv.mul_add(kv, *a);
+                    }
                 }
             }
         }
@@ -290,14 +257,14 @@ unsafe fn scores<L: Lanes, E: KvElement, const H: usize, const P: usize>(
 ) {
     let scale = job.scale;
     for page in job.first / PAGE_TOKENS..job.positions.div_ceil(PAGE_TOKENS) {
-        let keys = &job.pool[(job.key_offsets)(page)..][..job.head_dim * PAGE_TOKENS];
+        let keys = &job.pool[(job.key_offsets)(page)..][..E::layout(job.head_dim).keys];
         let in_page = (job.positions - page * PAGE_TOKENS).min(PAGE_TOKENS);
         let begin = job.first.saturating_sub(page * PAGE_TOKENS);
         for first in (begin - begin % (16 * P)..in_page).step_by(16 * P) {
             // SAFETY: P divides the 16 vectors of a page, so the block stays inside the page and inside `out`, which holds whole pages.
             unsafe {
                 let block =
-                    scores_block::<L, E, H, P>(q.as_ptr(), job.head_dim, keys.as_ptr().add(first));
+                    scores_block::<L, E, H, P>(q.as_ptr(), job.head_dim, keys.as_ptr(), first);
                 for (h, row) in block.into_iter().enumerate() {
                     for (p, v) in row.into_iter().enumerate() {
                         let at = h * stride + page * PAGE_TOKENS + first + p * 16;
@@ -345,26 +312,35 @@ unsafe fn softmax_numerators<L: Lanes>(
     }
 }
 
-/// D × 16 elements of Σ_position weight × value, positions in order.
+/// For H heads, D × 16 elements of Σ_position weight × value, positions in order; `weights[h × stride + position]`.
 #[inline(always)]
-unsafe fn values_block<L: Lanes, E: KvElement, const D: usize>(
+unsafe fn values_block<L: Lanes, E: KvElement, const H: usize, const D: usize>(
     job: &Attend<'_, E>,
     weights: &[f32],
+    stride: usize,
     from: usize,
-) -> [L; D] {
-    // SAFETY: every page's values hold PAGE_TOKENS rows of value_stride elements, and from + D × 16 ≤ value_stride.
+) -> [[L; D]; H] {
+    assert!(weights.len() >= (H - 1) * stride + job.positions);
+    // SAFETY: every page's values hold PAGE_TOKENS rows of value_stride elements, and from + D × 16 ≤ value_stride; weights as asserted.
     unsafe {
-        let mut acc = [L::splat(0.0); D];
+        let mut acc = [[L::splat(0.0); D]; H];
         for page in job.first / PAGE_TOKENS..job.positions.div_ceil(PAGE_TOKENS) {
-            let values = &job.pool[(job.value_offsets)(page)..][..job.value_stride * PAGE_TOKENS];
+            let values = &job.pool[(job.value_offsets)(page)..][..E::layout(job.head_dim).values];
             let in_page = (job.positions - page * PAGE_TOKENS).min(PAGE_TOKENS);
             let begin = job.first.saturating_sub(page * PAGE_TOKENS);
-            let weights = &weights[page * PAGE_TOKENS..][begin..in_page];
-            for (i, weight) in weights.iter().enumerate() {
-                let row = values.as_ptr().add((begin + i) * job.value_stride + from);
-                let w = L::splat(*weight);
-                for (d, a) in acc.iter_mut().enumerate() {
-                    *a = w.mul_add(E::load::<L>(row.add(d * 16)), *a);
+            for i in begin..in_page {
+                let row = values.as_ptr().add(i * job.value_stride + from);
+                let mut v = [L::splat(0.0); D];
+                for (d, v) in v.iter_mut().enumerate() {
+                    let at = from + d * 16;
+                    let scale = E::value_scale::<L>(values.as_ptr(), job.value_stride, at, i);
+                    *v = E::load::<L>(row.add(d * 16), scale);
+                }
+                for (h, acc) in acc.iter_mut().enumerate() {
+                    let w = L::splat(*weights.as_ptr().add(h * stride + page * PAGE_TOKENS + i));
+                    for (a, v) in acc.iter_mut().zip(v) {
+                        *a = w.mul_add(v, *a);
+                    }
                 }
             }
         }
@@ -384,32 +360,39 @@ unsafe fn write_head<L: Lanes, const D: usize>(
         let mut lanes = [0.0f32; 16];
         // SAFETY: `lanes` holds 16 values.
         unsafe { v.mul(L::splat(factor)).store(lanes.as_mut_ptr()) };
-        let start = from + d * 16;
+        // padding may begin before the vector
+        let start = (from + d * 16).min(out.len());
         let n = out.len().saturating_sub(start).min(16);
         out[start..start + n].copy_from_slice(&lanes[..n]);
     }
 }
 
-/// One head: `factor` × Σ_position weight × value.
+/// H heads: `factor` × Σ_position weight × value of each; values are widened once for all of them.
 #[inline(always)]
-unsafe fn weigh_values<L: Lanes, E: KvElement>(
+unsafe fn weigh_values<L: Lanes, E: KvElement, const H: usize, const D: usize>(
     job: &Attend<'_, E>,
-    weights: &[f32],
-    factor: f32,
+    (weights, stride): (&[f32], usize),
+    factors: &[f32],
     out: &mut [f32],
 ) {
     // SAFETY: the caller vouches for the instructions; blocks end within value_stride.
     unsafe {
         let mut from = 0;
-        while from + 64 <= job.value_stride {
-            let values = values_block::<L, E, 4>(job, weights, from);
-            write_head(values, factor, from, out);
-            from += 64;
-        }
-        while from < job.value_stride {
-            let values = values_block::<L, E, 1>(job, weights, from);
-            write_head(values, factor, from, out);
-            from += 16;
+        while from < job.head_dim {
+            let heads = factors.iter().zip(out.chunks_exact_mut(job.head_dim));
+            if from + D * 16 <= job.value_stride {
+                let values = values_block::<L, E, H, D>(job, weights, stride, from);
+                for ((factor, out), values) in heads.zip(values) {
+                    write_head(values, *factor, from, out);
+                }
+                from += D * 16;
+            } else {
+                let values = values_block::<L, E, H, 1>(job, weights, stride, from);
+                for ((factor, out), values) in heads.zip(values) {
+                    write_head(values, *factor, from, out);
+                }
+                from += 16;
+            }
         }
     }
 }
@@ -421,6 +404,7 @@ unsafe fn attend<L: Lanes, E: KvElement>(job: &Attend<'_, E>, buffer: &mut [f32]
     let stride = job.positions.next_multiple_of(PAGE_TOKENS);
     assert!(job.first < job.positions && buffer.len() >= group * stride);
     assert!(out.len() == job.queries.len());
+    assert!(job.value_stride == E::layout(job.head_dim).value_stride);
     let seen = job.first - job.first % LANES..job.positions.next_multiple_of(LANES);
     // SAFETY: the caller vouches for the instructions; slices below carry their lengths.
     unsafe {
@@ -447,14 +431,27 @@ unsafe fn attend<L: Lanes, E: KvElement>(job: &Attend<'_, E>, buffer: &mut [f32]
                 }
             };
         }
-        for (h, out) in out.chunks_exact_mut(job.head_dim).enumerate() {
-            let weights = &mut buffer[h * stride..][..stride];
-            if let Some(cap) = job.softcap {
-                softcap::<L>(&mut weights[seen.clone()], cap);
+        let mut head = 0;
+        while head < group {
+            let heads = (group - head).min(3);
+            let mut factors = [0.0; 3];
+            for (h, factor) in factors[..heads].iter_mut().enumerate() {
+                let weights = &mut buffer[(head + h) * stride..][..stride];
+                if let Some(cap) = job.softcap {
+                    softcap::<L>(&mut weights[seen.clone()], cap);
+                }
+                let sink = job.sinks.get(head + h).copied();
+                let seen = (job.first, job.positions);
+                *factor = 1.0 / softmax_numerators::<L>(weights, seen, sink);
             }
-            let sink = job.sinks.get(h).copied();
-            let factor = 1.0 / softmax_numerators::<L>(weights, (job.first, job.positions), sink);
-            weigh_values::<L, E>(job, weights, factor, out);
+            let weights = (&buffer[head * stride..], stride);
+            let out = &mut out[head * job.head_dim..];
+            match heads {
+                1 => weigh_values::<L, E, 1, 4>(job, weights, &factors[..1], out),
+                2 => weigh_values::<L, E, 2, 2>(job, weights, &factors[..2], out),
+                _ => weigh_values::<L, E, 3, 2>(job, weights, &factors, out),
+            }
+            head += heads;
         }
     }
 }
@@ -464,6 +461,10 @@ unsafe fn attend<L: Lanes, E: KvElement>(job: &Attend<'_, E>, buffer: &mut [f32]
 pub struct Kernels {
     /// Rows of a matrix times tokens: (job, destination, scratch for expanded rows).
     pub matmul: unsafe fn(&MatMul<'_>, &mut [f32], &mut [f32]),
+    /// Rounds activations for `multiply`: (one row, blocks, distance between two blocks).
+    pub round: unsafe fn(&[f32], &mut [Rounded], usize),
+    /// Rows of a packed matrix times tokens: (job, destination, room for sixteen values a token).
+    pub multiply: unsafe fn(&Packed<'_>, &mut [f32], &mut [f32]),
     /// (x, weight, len, eps, out).
     pub rms_norm: unsafe fn(&[f32], &[f32], usize, f32, &mut [f32]),
     /// (x, weight, len, eps, out).
@@ -480,6 +481,8 @@ pub struct Kernels {
     pub attend_f16: unsafe fn(&Attend<'_, f16>, &mut [f32], &mut [f32]),
     /// Attention over an f32 cache: (job, buffer, out).
     pub attend_f32: unsafe fn(&Attend<'_, f32>, &mut [f32], &mut [f32]),
+    /// Attention over a Q8_0 cache: (job, buffer, out).
+    pub attend_q8_0: unsafe fn(&Attend<'_, i8>, &mut [f32], &mut [f32]),
     /// Rows of a matrix, expanded to f32 with zero padding: (kind, bytes of one row, out).
     pub expand_row: unsafe fn(TensorType, &[u8], &mut [f32]),
 }
@@ -495,6 +498,15 @@ macro_rules! compile {
             unsafe fn matmul(job: &MatMul<'_>, dst: &mut [f32], scratch: &mut [f32]) {
                 // SAFETY: this function is only reached through KERNELS, chosen after the CPU was asked.
                 unsafe { matmul::matmul::<$lanes, $rows, $m, $n>(job, dst, scratch) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn round(x: &[f32], to: &mut [Rounded], stride: usize) {
+                integers::round_row(x, to, stride)
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn multiply(job: &Packed<'_>, dst: &mut [f32], sums: &mut [f32]) {
+                // SAFETY: as for matmul.
+                unsafe { integers::multiply::<$lanes>(job, dst, sums) }
             }
             $(#[target_feature(enable = $feature)])?
             unsafe fn rms_norm(x: &[f32], weight: &[f32], len: usize, eps: f32, out: &mut [f32]) {
@@ -537,13 +549,19 @@ macro_rules! compile {
                 unsafe { super::attend::<$lanes, f32>(job, buffer, out) }
             }
             $(#[target_feature(enable = $feature)])?
+            unsafe fn attend_q8_0(job: &Attend<'_, i8>, buffer: &mut [f32], out: &mut [f32]) {
+                // SAFETY: as for matmul.
+                unsafe { super::attend::<$lanes, i8>(job, buffer, out) }
+            }
+            $(#[target_feature(enable = $feature)])?
             unsafe fn expand_row(kind: TensorType, row: &[u8], out: &mut [f32]) {
                 // SAFETY: as for matmul.
                 unsafe { matmul::expand::<$lanes>(kind, row, out) }
             }
             /// This instruction set's kernels; calling them needs a CPU that has it.
             pub const KERNELS: Kernels = Kernels {
-                matmul, rms_norm, layer_norm, silu, gelu_tanh, clamped_swiglu, softcap, attend_f16, attend_f32, expand_row,
+                matmul, round, multiply, rms_norm, layer_norm, silu, gelu_tanh, clamped_swiglu, softcap, attend_f16, attend_f32, attend_q8_0,
+                expand_row,
             };
         }
     };
@@ -553,4 +571,4 @@ compile!(scalar, "Plain Rust.", super::super::lanes::Scalar, 1, 1 x 1);
 #[cfg(target_arch = "x86_64")]
 compile!(avx2, "AVX2, FMA and F16C.", super::super::lanes_x86::Avx2, 2, 2 x 3, "avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
-compile!(avx512, "AVX-512 F, BW and VL.", super::super::lanes_x86::Avx512, 4, 4 x 6, "avx512f,avx512bw,avx512vl,avx2,fma,f16c");
+compile!(avx512, "AVX-512 F, BW, VL and VNNI.", super::super::lanes_x86::Avx512, 4, 4 x 6, "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c");

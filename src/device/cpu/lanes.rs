@@ -51,6 +51,8 @@ pub trait Lanes: Copy {
     unsafe fn splat(value: f32) -> Self;
     /// All lanes the little-endian f16 at `from`.
     unsafe fn splat_f16(from: *const u8) -> Self;
+    /// Two little-endian f16, widened.
+    unsafe fn two_halves(from: *const u8) -> [f32; 2];
     /// 16 f32.
     unsafe fn load(from: *const f32) -> Self;
     /// 16 f16, widened.
@@ -61,6 +63,12 @@ pub trait Lanes: Copy {
     unsafe fn load_low_nibbles(from: *const u8) -> Self;
     /// 16 unsigned bytes' high nibbles as numbers 0 to 15.
     unsafe fn load_high_nibbles(from: *const u8) -> Self;
+    /// The low nibbles of 16 bytes, then their high ones, each as (nibble - about) × d.
+    unsafe fn nibbles_about(from: *const u8, about: f32, d: Self) -> (Self, Self);
+    /// The low nibbles of 16 bytes, then their high ones, each as nibble × d + m, rounded once.
+    unsafe fn nibbles_mul_add(from: *const u8, d: Self, m: Self) -> (Self, Self);
+    /// The values at the places that the low nibbles of 16 bytes tell, then their high ones, each times `d`.
+    unsafe fn look_up_nibbles(from: *const u8, values: &[i8; 16], d: Self) -> (Self, Self);
     /// 16 signed bytes as numbers.
     unsafe fn load_i8(from: *const i8) -> Self;
     /// 32 signed bytes as numbers.
@@ -85,6 +93,8 @@ pub trait Lanes: Copy {
     unsafe fn keep_where_ge(self, of: Self, bound: Self) -> Self;
     /// Adds the low bits of `n`'s representation to self's exponent: self × 2^n for an n made by adding 1.5 × 2^23.
     unsafe fn scale_by_pow2(self, n: Self) -> Self;
+    /// Asks for the line of memory at `at`, which is read once; any address may be asked for.
+    unsafe fn prefetch(at: *const u8);
     /// Sum of the lanes as a tree: lane i + lane i+8, then i+4, i+2, i+1.
     unsafe fn sum(self) -> f32;
     /// Largest lane, by the same tree of [`Lanes::max`].
@@ -232,6 +242,12 @@ impl Lanes for Scalar {
         Self([f16::from_le_bytes(bytes).to_f32(); LANES])
     }
     #[inline(always)]
+    unsafe fn two_halves(from: *const u8) -> [f32; 2] {
+        // SAFETY: the caller vouches for four readable bytes.
+        let bytes = unsafe { from.cast::<[[u8; 2]; 2]>().read_unaligned() };
+        bytes.map(|half| f16::from_le_bytes(half).to_f32())
+    }
+    #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
         // SAFETY: the caller vouches for 16 readable f32.
         let values = unsafe { from.cast::<[f32; LANES]>().read_unaligned() };
@@ -260,6 +276,33 @@ impl Lanes for Scalar {
         // SAFETY: the caller vouches for 16 readable bytes.
         let values = unsafe { from.cast::<[u8; LANES]>().read_unaligned() };
         Self(values.map(|v| f32::from(v >> 4)))
+    }
+    #[inline(always)]
+    unsafe fn nibbles_about(from: *const u8, about: f32, d: Self) -> (Self, Self) {
+        // SAFETY: 16 readable bytes by contract.
+        unsafe {
+            let about = Self::splat(about);
+            let low = Self::load_low_nibbles(from).sub(about).mul(d);
+            (low, Self::load_high_nibbles(from).sub(about).mul(d))
+        }
+    }
+    #[inline(always)]
+    unsafe fn nibbles_mul_add(from: *const u8, d: Self, m: Self) -> (Self, Self) {
+        // SAFETY: 16 readable bytes by contract.
+        unsafe {
+            (
+                Self::load_low_nibbles(from).mul_add(d, m),
+                Self::load_high_nibbles(from).mul_add(d, m),
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn look_up_nibbles(from: *const u8, values: &[i8; 16], d: Self) -> (Self, Self) {
+        // SAFETY: 16 readable bytes by contract.
+        unsafe {
+            let (low, high) = Self::widen(Self::Bytes::load_nibbles(from).look_up(values));
+            (low.mul(d), high.mul(d))
+        }
     }
     #[inline(always)]
     unsafe fn load_i8(from: *const i8) -> Self {
@@ -322,6 +365,8 @@ impl Lanes for Scalar {
             f32::from_bits(a.to_bits().wrapping_add(b.to_bits() << 23))
         })
     }
+    #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
     #[inline(always)]
     unsafe fn sum(self) -> f32 {
         self.fold(|a, b| a + b)

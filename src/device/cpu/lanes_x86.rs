@@ -8,7 +8,7 @@ use super::lanes::{Bytes, Lanes};
 
 /// Two 256-bit registers; needs AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
-pub struct Avx2(__m256, __m256);
+pub struct Avx2(pub(super) __m256, pub(super) __m256);
 
 #[inline(always)]
 unsafe fn widen_bytes(bytes: __m128i) -> Avx2 {
@@ -28,6 +28,17 @@ unsafe fn widen_signed(bytes: __m128i) -> Avx2 {
         let high = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128::<8>(bytes)));
         Avx2(low, high)
     }
+}
+
+#[inline(always)]
+unsafe fn widen_two_halves(from: *const u8) -> [f32; 2] {
+    let mut two = [0.0; 2];
+    // SAFETY: the caller hands four readable bytes; `two` has room for both.
+    unsafe {
+        let halves = _mm_cvtsi32_si128(from.cast::<i32>().read_unaligned());
+        _mm_storel_pd(two.as_mut_ptr().cast(), _mm_castps_pd(_mm_cvtph_ps(halves)));
+    }
+    two
 }
 
 /// Closures over vectors are not inlined into functions that have the instructions, hence two trees instead of one with a parameter.
@@ -159,6 +170,11 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn two_halves(from: *const u8) -> [f32; 2] {
+        // SAFETY: four readable bytes by the trait's contract.
+        unsafe { widen_two_halves(from) }
+    }
+    #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
         // SAFETY: 16 readable f32 by the trait's contract; unaligned loads.
         unsafe { Self(_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))) }
@@ -204,6 +220,38 @@ impl Lanes for Avx2 {
                 _mm_set1_epi8(15),
             ))
         }
+    }
+    #[inline(always)]
+    unsafe fn nibbles_about(from: *const u8, about: f32, d: Self) -> (Self, Self) {
+        // SAFETY: 16 readable bytes by contract.
+        unsafe {
+            let about = Self::splat(about);
+            let low = Self::load_low_nibbles(from).sub(about).mul(d);
+            (low, Self::load_high_nibbles(from).sub(about).mul(d))
+        }
+    }
+    #[inline(always)]
+    unsafe fn nibbles_mul_add(from: *const u8, d: Self, m: Self) -> (Self, Self) {
+        // SAFETY: 16 readable bytes by contract.
+        unsafe {
+            (
+                Self::load_low_nibbles(from).mul_add(d, m),
+                Self::load_high_nibbles(from).mul_add(d, m),
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn look_up_nibbles(from: *const u8, values: &[i8; 16], d: Self) -> (Self, Self) {
+        // SAFETY: 16 readable bytes by contract.
+        unsafe {
+            let (low, high) = Self::widen(Self::Bytes::load_nibbles(from).look_up(values));
+            (low.mul(d), high.mul(d))
+        }
+    }
+    #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        // SAFETY: SSE is everywhere; no address faults.
+        unsafe { _mm_prefetch::<_MM_HINT_NTA>(at.cast()) }
     }
     #[inline(always)]
     unsafe fn load_i8(from: *const i8) -> Self {
@@ -325,9 +373,9 @@ impl Lanes for Avx2 {
     }
 }
 
-/// One 512-bit register; needs AVX-512 F, BW and VL.
+/// One 512-bit register; needs AVX-512 F, BW, VL and VNNI.
 #[derive(Clone, Copy)]
-pub struct Avx512(__m512);
+pub struct Avx512(pub(super) __m512);
 
 impl Avx512 {
     #[inline(always)]
@@ -337,6 +385,32 @@ impl Avx512 {
             let high = _mm512_extractf64x4_pd::<1>(_mm512_castps_pd(self.0));
             (_mm512_castps512_ps256(self.0), _mm256_castpd_ps(high))
         }
+    }
+}
+
+/// 0 to 15.
+#[inline(always)]
+unsafe fn numbers() -> __m512 {
+    // SAFETY: the caller vouches for AVX-512; no memory is touched.
+    unsafe {
+        _mm512_setr_ps(
+            0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0,
+        )
+    }
+}
+
+/// The low nibbles of 16 bytes as places in a table, then the high ones.
+#[inline(always)]
+unsafe fn pick(from: *const u8, table: __m512) -> (Avx512, Avx512) {
+    // SAFETY: the caller hands 16 readable bytes.
+    unsafe {
+        // a place is the lowest four bits of a lane, whatever lies above them
+        let places = _mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()));
+        let high = _mm512_srli_epi32::<4>(places);
+        (
+            Avx512(_mm512_permutexvar_ps(places, table)),
+            Avx512(_mm512_permutexvar_ps(high, table)),
+        )
     }
 }
 
@@ -357,6 +431,11 @@ impl Lanes for Avx512 {
             )));
             Self(_mm512_broadcastss_ps(v))
         }
+    }
+    #[inline(always)]
+    unsafe fn two_halves(from: *const u8) -> [f32; 2] {
+        // SAFETY: four readable bytes by the trait's contract.
+        unsafe { widen_two_halves(from) }
     }
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
@@ -394,6 +473,31 @@ impl Lanes for Avx512 {
             let dwords = _mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()));
             Self(_mm512_cvtepi32_ps(_mm512_srli_epi32::<4>(dwords)))
         }
+    }
+    #[inline(always)]
+    unsafe fn nibbles_about(from: *const u8, about: f32, d: Self) -> (Self, Self) {
+        // SAFETY: 16 readable bytes by contract.
+        unsafe {
+            pick(
+                from,
+                _mm512_mul_ps(_mm512_sub_ps(numbers(), _mm512_set1_ps(about)), d.0),
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn nibbles_mul_add(from: *const u8, d: Self, m: Self) -> (Self, Self) {
+        // SAFETY: 16 readable bytes by contract.
+        unsafe { pick(from, _mm512_fmadd_ps(numbers(), d.0, m.0)) }
+    }
+    #[inline(always)]
+    unsafe fn look_up_nibbles(from: *const u8, values: &[i8; 16], d: Self) -> (Self, Self) {
+        // SAFETY: 16 readable bytes by contract.
+        unsafe { pick(from, Self::load_i8(values.as_ptr()).mul(d).0) }
+    }
+    #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        // SAFETY: SSE is everywhere; no address faults.
+        unsafe { _mm_prefetch::<_MM_HINT_NTA>(at.cast()) }
     }
     #[inline(always)]
     unsafe fn load_i8(from: *const i8) -> Self {

@@ -1,9 +1,10 @@
-//! Products of matrices: rows decoded in registers for a token or two, rows expanded to f32 once for many tokens. Both sum in the order
-//! that `kernels.rs` states.
+//! Products of matrices of floats, and of types that have no form in `packed.rs`: rows decoded in registers for a token or two, rows expanded
+//! to f32 once for many tokens. Both sum in the order that `kernels.rs` states.
 
-use super::formats::{self, Format, each_part, with_format};
+use super::formats::{self, Format, each_part, with_float_format, with_format};
 use super::kernels::{MatMul, Store, padded};
 use super::lanes::Lanes;
+use super::packed::Form;
 use crate::quant::TensorType;
 
 /// Most bytes of a group that a row can end within: 32 of the widest floats.
@@ -35,9 +36,28 @@ unsafe fn add_part<L: Lanes>(acc: &mut L, w: (L, L), x: (L, L)) {
     unsafe { *acc = w.1.mul_add(x.1, w.0.mul_add(x.0, *acc)) }
 }
 
-/// R rows times one token, their accumulators side by side so that additions overlap.
+/// How far ahead weights are asked for, in bytes. Rows that are multiplied side by side are several streams, which no machine follows
+/// well by itself; asked for in the order in which they lie they are one.
+const AHEAD: usize = 4096;
+
+/// Groups whose scales are decoded before the first of them is multiplied: then a scale is a number in memory, which is spread over the
+/// lanes as it is loaded. Parts of a superblock share scales in the same way.
+const fn groups_at_once<F: Format>() -> usize {
+    if F::PARTS == 1 { 16 } else { 1 }
+}
+
+/// Asks for what is `AHEAD` of the given bytes of rows.
 #[inline(always)]
-unsafe fn dot_rows<F: Format, L: Lanes, const R: usize>(
+unsafe fn ask_ahead<L: Lanes>(from: *const u8, bytes: usize) {
+    for line in (0..bytes).step_by(64) {
+        // SAFETY: nothing is read; any address may be asked for.
+        unsafe { L::prefetch(from.wrapping_add(AHEAD + line)) };
+    }
+}
+
+/// R rows times one token, their accumulators side by side so that additions overlap; G is `groups_at_once`.
+#[inline(always)]
+unsafe fn dot_rows<F: Format, L: Lanes, const R: usize, const G: usize>(
     rows: *const u8,
     row_bytes: usize,
     x: &[f32],
@@ -47,20 +67,27 @@ unsafe fn dot_rows<F: Format, L: Lanes, const R: usize>(
         let mut acc = [L::splat(0.0); R];
         let groups = row_bytes / F::BYTES;
         let mut x = x.as_ptr();
-        for group in 0..groups {
-            let from = rows.add(group * F::BYTES);
-            let mut shared = [F::Shared::default(); R];
-            for (r, shared) in shared.iter_mut().enumerate() {
-                *shared = F::begin::<L>(from.add(r * row_bytes));
-            }
-            each_part!(F, PART => {
-                let xs = (L::load(x), L::load(x.add(16)));
-                for (r, acc) in acc.iter_mut().enumerate() {
-                    let w = F::part::<L, PART>(from.add(r * row_bytes), &shared[r]);
-                    add_part(acc, w, xs);
+        let mut shared = [[F::Shared::default(); R]; G];
+        for first in (0..groups).step_by(G) {
+            let n = G.min(groups - first);
+            for (g, shared) in shared.iter_mut().take(n).enumerate() {
+                for (r, shared) in shared.iter_mut().enumerate() {
+                    *shared = F::begin::<L>(rows.add((first + g) * F::BYTES + r * row_bytes));
                 }
-                x = x.add(32);
-            });
+            }
+            for (g, shared) in shared.iter().take(n).enumerate() {
+                let group = first + g;
+                ask_ahead::<L>(rows.wrapping_add(group * R * F::BYTES), R * F::BYTES);
+                let from = rows.add(group * F::BYTES);
+                each_part!(F, PART => {
+                    let xs = (L::load(x), L::load(x.add(16)));
+                    for (r, acc) in acc.iter_mut().enumerate() {
+                        let w = F::part::<L, PART>(from.add(r * row_bytes), &shared[r]);
+                        add_part(acc, w, xs);
+                    }
+                    x = x.add(32);
+                });
+            }
         }
         if can_end_within::<F>() && groups * F::BYTES < row_bytes {
             let xs = (L::load(x), L::load(x.add(16)));
@@ -80,7 +107,7 @@ unsafe fn dot_rows<F: Format, L: Lanes, const R: usize>(
 
 /// All rows times one token.
 #[inline(always)]
-unsafe fn dot_matrix<F: Format, L: Lanes, const R: usize>(
+unsafe fn dot_matrix<F: Format, L: Lanes, const R: usize, const G: usize>(
     weights: &[u8],
     row_bytes: usize,
     x: &[f32],
@@ -92,12 +119,12 @@ unsafe fn dot_matrix<F: Format, L: Lanes, const R: usize>(
     // SAFETY: rows are whole, and x covers them: the caller's contract is the same.
     unsafe {
         while row + R <= rows {
-            let sums = dot_rows::<F, L, R>(weights.add(row * row_bytes), row_bytes, x);
+            let sums = dot_rows::<F, L, R, G>(weights.add(row * row_bytes), row_bytes, x);
             (0..R).for_each(|r| write(row + r, sums[r]));
             row += R;
         }
         while row < rows {
-            let [sum] = dot_rows::<F, L, 1>(weights.add(row * row_bytes), row_bytes, x);
+            let [sum] = dot_rows::<F, L, 1, G>(weights.add(row * row_bytes), row_bytes, x);
             write(row, sum);
             row += 1;
         }
@@ -261,11 +288,15 @@ pub unsafe fn matmul<L: Lanes, const R: usize, const M: usize, const N: usize>(
     };
     // SAFETY: the lengths were checked just above; kernels get whole rows only.
     unsafe {
-        if job.tokens < EXPAND_FROM {
+        if job.tokens < EXPAND_FROM && Form::of(job.kind).is_none() {
             for token in 0..job.tokens {
                 let x = &job.x[token * width..][..width];
                 let write = |row, value| write(row, token, value);
-                with_format!(job.kind, F => dot_matrix::<F, L, R>(job.weights, row_bytes, x, write));
+                with_float_format!(job.kind, F => if groups_at_once::<F>() == 1 {
+                    dot_matrix::<F, L, R, 1>(job.weights, row_bytes, x, write);
+                } else {
+                    dot_matrix::<F, L, R, 16>(job.weights, row_bytes, x, write);
+                });
             }
         } else {
             assert!(scratch.len() >= rows * width);

@@ -1,30 +1,39 @@
 //! The cpu device: one thread, one arithmetic, results that no chunking and no instruction set can change.
 //!
+//! Matrices of integers are dealt out to groups of sixteen rows when they are loaded (`packed.rs`) and leave the mapped files; all others stay there.
 //! A step is a walk over (stage, tile); `poll` runs tiles until its time is up, so a step of any model can be left at any moment.
 
 mod attention;
 mod formats;
+pub mod integers;
+#[cfg(target_arch = "x86_64")]
+mod integers_x86;
 pub mod isa;
 pub mod kernels;
+pub mod kv;
 pub mod lanes;
 #[cfg(target_arch = "x86_64")]
 mod lanes_x86;
 mod matmul;
 pub mod moe;
 pub mod naive;
+pub mod packed;
 pub mod program;
 mod rope;
 mod run;
+mod stored;
 mod trace;
 
 use std::time::Instant;
 
-use half::f16;
-
+use self::integers::Rounded;
 use self::isa::Isa;
 use self::kernels::{Kernels, padded};
+pub use self::kv::page_bytes;
+use self::kv::{Pool, page_layout};
 use self::moe::Routing;
 use self::program::{BUFS, Buf, Program};
+use self::stored::Stored;
 pub use super::KvType;
 use super::{
     Capacity, Device, DeviceError, LoadProgress, Memory, Output, PAGE_TOKENS, PageId, Rows, Shown,
@@ -36,9 +45,6 @@ use crate::sampling::{self, SampleStep, Sampler};
 
 /// Most tokens a step holds: enough that expanding a weight once for all of them costs little, few enough that activations stay in cache.
 pub const STEP_TOKENS_MAX: usize = 64;
-
-/// Bytes of the mapped files that are brought in between two looks at the clock.
-const LOAD_PIECE_BYTES: usize = 1 << 20;
 
 /// Room for expanded weights, in values: 128 KiB stay in the second-level cache beside the activations.
 const EXPANDED_MAX: usize = 32 * 1024;
@@ -68,49 +74,6 @@ pub enum CpuError {
     /// A plan that these kernels cannot run.
     #[error("the cpu device cannot run this model: {0}")]
     Unsupported(String),
-}
-
-/// The KV pool: pages one after the other; see `attention.rs` for the layout inside a page.
-enum Pool {
-    F16(Vec<f16>),
-    F32(Vec<f32>),
-}
-
-impl Pool {
-    fn new(kv: KvType, pages: usize, page_elements: usize) -> Result<Self, CpuError> {
-        let what = "the KV cache";
-        let elements = pages.checked_mul(page_elements).ok_or(CpuError::Memory {
-            what,
-            bytes: u64::MAX,
-        })?;
-        Ok(match kv {
-            KvType::F16 => Pool::F16(zeroed(elements, what)?),
-            KvType::F32 => Pool::F32(zeroed(elements, what)?),
-        })
-    }
-}
-
-impl Pool {
-    fn element_bytes(&self) -> usize {
-        match self {
-            Pool::F16(_) => size_of::<f16>(),
-            Pool::F32(_) => size_of::<f32>(),
-        }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Pool::F16(pool) => bytemuck::cast_slice(pool),
-            Pool::F32(pool) => bytemuck::cast_slice(pool),
-        }
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        match self {
-            Pool::F16(pool) => bytemuck::cast_slice_mut(pool),
-            Pool::F32(pool) => bytemuck::cast_slice_mut(pool),
-        }
-    }
 }
 
 /// The step under way.
@@ -168,6 +131,10 @@ pub struct CpuDevice {
     /// Distance between two tokens in a buffer.
     strides: [usize; BUFS],
     ropes: Vec<rope::Angles>,
+    /// Matrices of integers.
+    stored: Stored,
+    /// Activations of a product, rounded.
+    rounded: Vec<Rounded>,
     expanded: Vec<f32>,
     scores: Vec<f32>,
     routing: Routing,
@@ -178,7 +145,6 @@ pub struct CpuDevice {
     /// Where a layer's keys and values begin inside a page.
     layer_offsets: Vec<usize>,
     capacity: Capacity,
-    loaded_bytes: u64,
     current: Current,
     job: Job,
     logits: Logits,
@@ -191,18 +157,6 @@ fn zeroed<T: bytemuck::Zeroable>(len: usize, what: &'static str) -> Result<Vec<T
     bytemuck::allocation::try_zeroed_vec(len).map_err(|()| CpuError::Memory { what, bytes })
 }
 
-/// Elements that one page takes for all layers, and where each layer begins. Values are padded to 16 a row so that vectors never run over.
-fn page_layout(plan: &Plan) -> (usize, Vec<usize>) {
-    let mut offset = 0;
-    let offsets = plan.kv.iter().map(|kv| {
-        let begin = offset;
-        offset += kv.n_kv_heads * PAGE_TOKENS * (kv.head_dim + kv.head_dim.next_multiple_of(16));
-        begin
-    });
-    let offsets = offsets.collect();
-    (offset, offsets)
-}
-
 /// Query heads that share a key head, in the layer where they are most.
 fn queries_a_kv_head(plan: &Plan, q_stride: usize) -> usize {
     let groups = plan
@@ -212,24 +166,23 @@ fn queries_a_kv_head(plan: &Plan, q_stride: usize) -> usize {
     groups.max().unwrap_or(1)
 }
 
-/// What steps may be.
-fn capacity(pages: usize, vocab: usize) -> Capacity {
+/// Values that expanded weights, sums of a group of rows and rows in passing need.
+fn expanded_max(program: &Program, widest: usize) -> usize {
+    let sums = packed::GROUP * STEP_TOKENS_MAX * program.experts.1.max(1);
+    EXPANDED_MAX.max(8 * widest).max(sums)
+}
+
+/// What steps may be: as many tokens as a group of the widest rows is multiplied with in a tile's time.
+fn capacity(isa: Isa, widest: usize, pages: usize, vocab: usize) -> Capacity {
+    let in_time = isa.group_macs_max() / (packed::GROUP * widest.max(1));
+    let tokens = in_time.clamp(1, STEP_TOKENS_MAX);
     Capacity {
-        step_tokens_max: STEP_TOKENS_MAX,
+        step_tokens_max: tokens,
         // However tokens are cut into steps, there is one order of summation.
-        exact_tokens_max: STEP_TOKENS_MAX,
+        exact_tokens_max: tokens,
         pages,
         vocab,
     }
-}
-
-/// Bytes that [`PAGE_TOKENS`] positions take in all layers of a model.
-pub fn page_bytes(plan: &Plan, kv: KvType) -> usize {
-    let element = match kv {
-        KvType::F16 => size_of::<f16>(),
-        KvType::F32 => size_of::<f32>(),
-    };
-    page_layout(plan).0 * element
 }
 
 impl CpuDevice {
@@ -246,7 +199,7 @@ impl CpuDevice {
         })?;
         let program = program::compile(&plan);
         let strides = strides(&program)?;
-        let (page_elements, layer_offsets) = page_layout(&plan);
+        let (page_elements, layer_offsets) = page_layout(&plan, options.kv);
         let pages = options.context.div_ceil(PAGE_TOKENS);
         let pool = Pool::new(options.kv, pages, page_elements)?;
         let mut bufs: [Vec<f32>; BUFS] = Default::default();
@@ -262,10 +215,10 @@ impl CpuDevice {
             .iter()
             .map(|r| rope::Angles::new(r, &vectors, STEP_TOKENS_MAX))
             .collect();
-        let capacity = capacity(pages, plan.n_vocab);
+        let capacity = capacity(options.isa, widest, pages, plan.n_vocab);
         let group = queries_a_kv_head(&plan, strides[Buf::Q as usize]);
         Ok(Self {
-            expanded: zeroed(EXPANDED_MAX.max(8 * widest), "expanded weights")?,
+            expanded: zeroed(expanded_max(&program, widest), "expanded weights")?,
             scores: zeroed((group + 1) * pages * PAGE_TOKENS, "attention scores")?,
             sampler: Sampler::new(plan.n_vocab),
             routing: Routing::new(program.experts, STEP_TOKENS_MAX),
@@ -273,7 +226,11 @@ impl CpuDevice {
             current: Current::with_capacity(pages),
             job: Job::Idle,
             logits: Logits::Stale,
-            loaded_bytes: 0,
+            stored: Stored::new(&program, &weights)?,
+            rounded: zeroed(
+                program.rounded_max() * (STEP_TOKENS_MAX + 1),
+                "rounded activations",
+            )?,
             isa: options.isa,
             plan,
             weights,
@@ -388,28 +345,13 @@ fn widen_vectors(
 impl Device for CpuDevice {
     fn load_some(&mut self, until: Instant) -> Result<LoadProgress, DeviceError> {
         let total = self.weights.total_bytes();
-        let mut begin = 0u64;
-        for weight in self.weights.iter() {
-            let bytes = self.files.bytes(weight);
-            let mut at =
-                usize::try_from(self.loaded_bytes.saturating_sub(begin)).unwrap_or(usize::MAX);
-            while at < bytes.len() {
-                let piece = &bytes[at..bytes.len().min(at + LOAD_PIECE_BYTES)];
-                // one read a page makes the system bring it in
-                std::hint::black_box(piece.iter().step_by(4096).fold(0u8, |a, b| a ^ b));
-                at += piece.len();
-                self.loaded_bytes += piece.len() as u64;
-                if Instant::now() >= until {
-                    return Ok(LoadProgress {
-                        processed: self.loaded_bytes,
-                        total,
-                    });
-                }
+        while self.stored.load_piece(&self.weights, &*self.files) {
+            if Instant::now() >= until {
+                break;
             }
-            begin += weight.bytes as u64;
         }
         Ok(LoadProgress {
-            processed: total,
+            processed: self.stored.loaded_bytes(),
             total,
         })
     }
@@ -488,17 +430,15 @@ impl Device for CpuDevice {
 
     fn copy_page(&mut self, from: PageId, to: PageId) -> Result<(), DeviceError> {
         check_pages(&[from, to], &self.capacity)?;
-        let size = self.page_elements;
+        let size = self.page_bytes();
         let (from, to) = (from.0 as usize * size, to.0 as usize * size);
-        match &mut self.pool {
-            Pool::F16(pool) => pool.copy_within(from..from + size, to),
-            Pool::F32(pool) => pool.copy_within(from..from + size, to),
-        }
+        let pool = self.pool.bytes_mut();
+        pool.copy_within(from..from + size, to);
         Ok(())
     }
 
     fn page_bytes(&self) -> usize {
-        self.page_elements * self.pool.element_bytes()
+        self.page_elements * kv::element_bytes(self.pool.kv())
     }
 
     fn read_page(
@@ -519,11 +459,9 @@ impl Device for CpuDevice {
     }
 
     fn state_id(&self) -> String {
-        let kv = match self.pool {
-            Pool::F16(_) => "f16",
-            Pool::F32(_) => "f32",
-        };
+        let kv = self.pool.kv().name();
         let fingerprint = self.weights.fingerprint(&self.plan, &*self.files);
+        self.stored.release(&self.weights, &*self.files);
         format!(
             "{} {fingerprint}, cpu pages of {kv}",
             self.plan.architecture
@@ -543,9 +481,10 @@ impl Device for CpuDevice {
             .chain([&self.expanded, &self.scores])
             .map(|b| size_of_val(b.as_slice()))
             .sum::<usize>()
+            + size_of_val(self.rounded.as_slice())
             + self.routing.bytes();
         Memory {
-            weights_bytes: self.weights.total_bytes(),
+            weights_bytes: self.stored.bytes(&self.weights),
             kv_bytes: kv as u64,
             scratch_bytes: scratch as u64,
         }

@@ -4,6 +4,7 @@
 //! all of them. Which tokens share a step changes places and nothing else.
 
 use super::CpuDevice;
+use super::integers::{self, Packed};
 use super::kernels::{MatMul, Store};
 use super::program::{Buf, Choice};
 use crate::model::plan::ExpertLinear;
@@ -138,7 +139,7 @@ impl CpuDevice {
 
     /// Rows of one expert in a tile, and tiles of an expert.
     fn expert_tiles(&self, e: &ExpertLinear) -> (usize, usize) {
-        let rows = self.rows_a_tile(e.cols, self.routing.most_places().max(1));
+        let rows = self.rows_a_tile(e.tensor, e.cols, self.routing.most_places().max(1));
         (rows, e.rows.div_ceil(rows))
     }
 
@@ -152,22 +153,43 @@ impl CpuDevice {
         let first_row = tile % tiles * rows;
         let rows = rows.min(e.rows - first_row);
         let (place, places) = self.routing.places_of(expert);
+        if tile == 0 && self.stored.has(e.tensor) {
+            self.round(from, e.cols, self.places());
+        }
         let stride = self.strides[to as usize];
         let mut expanded = std::mem::take(&mut self.expanded);
         let mut dst = std::mem::take(&mut self.bufs[to as usize]);
         let out = &mut dst[place * stride..];
-        let (kind, weights) = self.weight_rows(e.tensor, e.cols, expert * e.rows + first_row, rows);
-        let job = MatMul {
-            kind,
-            weights,
-            cols: e.cols,
-            x: &self.bufs[from as usize][place * self.strides[from as usize]..],
-            tokens: places,
-            store: Store::Set,
-            first_row,
-            dst_stride: stride,
-        };
-        self.multiply(&job, out, &mut expanded);
+        let in_tensor = expert * e.rows + first_row;
+        if let Some(groups) = self.stored.groups(e.tensor, in_tensor, rows) {
+            let job = Packed {
+                kind: groups.kind,
+                groups: groups.bytes,
+                cols: e.cols,
+                skip: groups.skip,
+                rows,
+                x: &self.rounded[place..],
+                x_stride: integers::stride(self.places()),
+                tokens: places,
+                store: Store::Set,
+                first_row,
+                dst_stride: stride,
+            };
+            self.multiply_packed(&job, out, &mut expanded);
+        } else {
+            let (kind, weights) = self.weight_rows(e.tensor, e.cols, in_tensor, rows);
+            let job = MatMul {
+                kind,
+                weights,
+                cols: e.cols,
+                x: &self.bufs[from as usize][place * self.strides[from as usize]..],
+                tokens: places,
+                store: Store::Set,
+                first_row,
+                dst_stride: stride,
+            };
+            self.multiply(&job, out, &mut expanded);
+        }
         if let Some(id) = e.bias {
             let bias = &self.vector(id)[expert * e.rows + first_row..][..rows];
             for row in out.chunks_mut(stride).take(places) {

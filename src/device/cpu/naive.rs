@@ -3,6 +3,10 @@
 
 use std::cmp::Ordering;
 
+use half::f16;
+
+use super::integers::{LEAST, TOP};
+use super::packed::{BLOCK, Form, RowBlock};
 use crate::model::spec::Gating;
 use crate::quant::{LengthMismatch, TensorType};
 
@@ -25,6 +29,62 @@ pub fn dot(w: &[f32], x: &[f32]) -> f32 {
     sum_lanes(lanes)
 }
 
+/// 32 activations as integers of 24 bits, and what one is worth.
+pub fn round(x: &[f32]) -> (Vec<i32>, f32) {
+    let sizes = x.iter().map(|v| v.to_bits() & 0x7fff_ffff);
+    let largest = f32::from_bits(sizes.max().unwrap_or(0));
+    if largest < LEAST {
+        return (vec![0; x.len()], 0.0);
+    }
+    let factor = TOP / largest;
+    let rounded = x.iter().map(|v| (v * factor).round_ties_even() as i32);
+    (rounded.collect(), largest / TOP)
+}
+
+/// Σ (q - zero) × v, exact, brought to f32 as the kernels do: what is above the lower two bytes of each v, then the rest.
+fn sum_of_block(quants: &[u8], zero: i32, rounded: &[i32]) -> f32 {
+    let (mut upper, mut rest) = (0i32, 0i32);
+    for (q, v) in quants.iter().zip(rounded) {
+        let q = i32::from(*q) - zero;
+        // the lower two bytes, each signed
+        let low = i32::from(*v as i8);
+        let middle = i32::from(((v - low) >> 8) as i8);
+        upper += q * ((v - low - 256 * middle) >> 16);
+        rest += q * (256 * middle + low);
+    }
+    (upper as f32).mul_add(65536.0, rest as f32)
+}
+
+/// A row of integers times x, block by block.
+fn dot_integers(kind: TensorType, form: Form, row: &[u8], x: &[f32]) -> f32 {
+    let mut sum = 0.0f32;
+    for (block, x) in x.chunks_exact(BLOCK).enumerate() {
+        let Some(b) = RowBlock::of(kind, row, block) else {
+            continue;
+        };
+        let (rounded, worth) = round(x);
+        let [d, m] = b.halves.map(f16::to_f32);
+        let [s, t] = b.scales.map(f32::from);
+        let scales = match (form.supers, form.halves) {
+            (false, _) => [d, d],
+            (true, false) => [s * d, s * d],
+            (true, true) => [s * d, t * d],
+        };
+        let width = if form.halves { BLOCK / 2 } else { BLOCK };
+        let parts = b.quants.chunks(width).zip(rounded.chunks(width));
+        for ((quants, rounded), scale) in parts.zip(scales) {
+            let of_block = sum_of_block(quants, form.zero(), rounded);
+            sum = (scale * worth).mul_add(of_block, sum);
+        }
+        if form.minimum {
+            let minimum = if form.supers { t * -m } else { m };
+            let of_all = rounded.iter().sum::<i32>() as f32 * worth;
+            sum = minimum.mul_add(of_all, sum);
+        }
+    }
+    sum
+}
+
 /// (rows, cols) weights of a format times x (cols) → (rows).
 pub fn matvec(
     kind: TensorType,
@@ -33,7 +93,14 @@ pub fn matvec(
     x: &[f32],
 ) -> Result<Vec<f32>, LengthMismatch> {
     let mut row = vec![0.0; cols];
-    let of_row = |bytes| kind.dequantize(bytes, &mut row).map(|()| dot(&row, x));
+    let form = Form::of(kind);
+    let of_row = |bytes| {
+        kind.dequantize(bytes, &mut row)?;
+        Ok(match form {
+            Some(form) => dot_integers(kind, form, bytes, x),
+            None => dot(&row, x),
+        })
+    };
     weights
         .chunks_exact(kind.row_bytes(cols))
         .map(of_row)

@@ -1,5 +1,6 @@
 //! The plan of a model as stages of the cpu: each stage is a loop over independent tiles, and a step's cursor is (stage, tile).
 
+use super::integers::blocks;
 use super::kernels::Store;
 use crate::model::plan::{
     ExpertLinear, Hidden, Join, Linear, Matrix, NormOp, Op, Plan, Qkv, RopeOp, TensorId,
@@ -479,5 +480,23 @@ impl Program {
             Stage::Choose(_) | Stage::Group(_) | Stage::Gather(_) | Stage::Combine => None,
             Stage::ActivateExperts(..) | Stage::Logits(..) => None,
         })
+    }
+
+    /// Every product: its tensor and its inputs a row.
+    pub fn matrices(&self) -> impl Iterator<Item = (TensorId, usize)> {
+        self.stages.iter().filter_map(|stage| match stage {
+            Stage::MatMul(p) => Some((p.tensor, p.cols)),
+            Stage::Experts(e, ..) => Some((e.tensor, e.cols)),
+            Stage::Embed(..) | Stage::Angles(_) | Stage::Norm(..) | Stage::Append(_) => None,
+            Stage::Attend(_) | Stage::Activate(..) | Stage::Share(..) | Stage::Join(_) => None,
+            Stage::Choose(_) | Stage::Group(_) | Stage::Gather(_) | Stage::Combine => None,
+            Stage::ActivateExperts(..) | Stage::Logits(..) => None,
+        })
+    }
+
+    /// Most blocks of 32 values that the input of a product has for each token of a step.
+    pub fn rounded_max(&self) -> usize {
+        let blocks = |(from, cols): (Buf, usize)| blocks(cols) * self.rows_a_token(from);
+        self.inputs().map(blocks).max().unwrap_or(0)
     }
 }

@@ -4,8 +4,10 @@ use std::time::Instant;
 
 use half::f16;
 
+use super::integers::{self, Packed};
 use super::kernels::{Attend, MatMul, padded};
 use super::moe::add;
+use super::packed::{GROUP, expand_row};
 use super::program::{Activate, Buf, Of, Product, Stage};
 use super::{CpuDevice, Rows, naive};
 use crate::model::plan::{Join, Matrix, NormOp, TensorId};
@@ -61,7 +63,7 @@ impl CpuDevice {
             Stage::Logits(..) => self.span(Of::Rows).1,
             Stage::MatMul(p) => match self.span(p.of).1 {
                 0 => 0,
-                tokens => p.rows.div_ceil(self.rows_a_tile(p.cols, tokens)),
+                tokens => p.rows.div_ceil(self.rows_a_tile(p.tensor, p.cols, tokens)),
             },
             Stage::Attend(a) => n * a.n_heads / self.heads_a_tile(a),
             Stage::Group(_) => 1,
@@ -70,9 +72,12 @@ impl CpuDevice {
         }
     }
 
-    /// As many rows as keep a tile short and its expanded weights in cache; a multiple of 8 where that is possible.
-    pub(super) fn rows_a_tile(&self, cols: usize, tokens: usize) -> usize {
+    /// As many rows as keep a tile short and its expanded weights in cache; a multiple of 8 where that is possible, or of a group.
+    pub(super) fn rows_a_tile(&self, tensor: TensorId, cols: usize, tokens: usize) -> usize {
         let by_time = self.isa.tile_macs_max() / (cols * tokens);
+        if self.stored.has(tensor) {
+            return (by_time - by_time % GROUP).max(GROUP);
+        }
         let rows = by_time.min(self.expanded.len() / padded(cols));
         if rows >= 8 {
             rows - rows % 8
@@ -120,7 +125,14 @@ impl CpuDevice {
         (weight.kind, &bytes[first * row_bytes..][..rows * row_bytes])
     }
 
+    /// A row of a matrix as numbers, padded with zeros.
     fn expand(&self, table: Matrix, row: usize, out: &mut [f32]) {
+        if let Some(group) = self.stored.groups(table.tensor, row, 1) {
+            let (values, padding) = out.split_at_mut(table.cols);
+            expand_row(group.kind, group.bytes, group.skip, values);
+            padding.fill(0.0);
+            return;
+        }
         let (kind, bytes) = self.weight_rows(table.tensor, table.cols, row, 1);
         // SAFETY: the kernels were chosen for this CPU in `new`; slices carry their lengths.
         unsafe { (self.kernels.expand_row)(kind, bytes, out) }
@@ -131,6 +143,38 @@ impl CpuDevice {
         unsafe { (self.kernels.matmul)(job, dst, expanded) }
     }
 
+    /// Rounds so many rows of a buffer, for products of integers.
+    pub(super) fn round(&mut self, from: Buf, cols: usize, rows: usize) {
+        let stride = self.strides[from as usize];
+        let mut rounded = std::mem::take(&mut self.rounded);
+        for (row, x) in self.bufs[from as usize]
+            .chunks_exact(stride)
+            .take(rows)
+            .enumerate()
+        {
+            let to = &mut rounded[row..];
+            // SAFETY: as in `expand`.
+            unsafe { (self.kernels.round)(&x[..padded(cols)], to, integers::stride(rows)) }
+        }
+        self.rounded = rounded;
+    }
+
+    pub(super) fn multiply_packed(&self, job: &Packed<'_>, dst: &mut [f32], sums: &mut [f32]) {
+        // SAFETY: as in `expand`.
+        unsafe { (self.kernels.multiply)(job, dst, sums) }
+    }
+
+    /// Whether the stage before this one has rounded the same activations.
+    fn is_rounded(&self, p: &Product) -> bool {
+        let before = self.current.stage.checked_sub(1);
+        match before.map(|stage| &self.program.stages[stage]) {
+            Some(Stage::MatMul(q)) => {
+                (q.from, q.of, q.to == q.from) == (p.from, p.of, false) && self.stored.has(q.tensor)
+            }
+            _ => false,
+        }
+    }
+
     pub(super) fn attend_f16(&self, job: &Attend<'_, f16>, scores: &mut [f32], to: &mut [f32]) {
         // SAFETY: as in `expand`.
         unsafe { (self.kernels.attend_f16)(job, scores, to) }
@@ -139,6 +183,11 @@ impl CpuDevice {
     pub(super) fn attend_f32(&self, job: &Attend<'_, f32>, scores: &mut [f32], to: &mut [f32]) {
         // SAFETY: as in `expand`.
         unsafe { (self.kernels.attend_f32)(job, scores, to) }
+    }
+
+    pub(super) fn attend_q8_0(&self, job: &Attend<'_, i8>, scores: &mut [f32], to: &mut [f32]) {
+        // SAFETY: as in `expand`.
+        unsafe { (self.kernels.attend_q8_0)(job, scores, to) }
     }
 
     /// out = norm(x); both are padded.
@@ -184,25 +233,45 @@ impl CpuDevice {
 
     fn matmul(&mut self, p: &Product, tile: usize) {
         let tokens = self.span(p.of).1;
-        let rows = self.rows_a_tile(p.cols, tokens);
+        let rows = self.rows_a_tile(p.tensor, p.cols, tokens);
         let first_row = tile * rows;
         let rows = rows.min(p.rows - first_row);
+        if tile == 0 && self.stored.has(p.tensor) && !self.is_rounded(p) {
+            self.round(p.from, p.cols, tokens);
+        }
         let stride = self.strides[p.to as usize];
         let mut expanded = std::mem::take(&mut self.expanded);
         let mut dst = std::mem::take(&mut self.bufs[p.to as usize]);
         let in_tensor = p.first_row + first_row;
-        let (kind, weights) = self.weight_rows(p.tensor, p.cols, in_tensor, rows);
-        let job = MatMul {
-            kind,
-            weights,
-            cols: p.cols,
-            x: &self.bufs[p.from as usize],
-            tokens,
-            store: p.store,
-            first_row,
-            dst_stride: stride,
-        };
-        self.multiply(&job, &mut dst, &mut expanded);
+        if let Some(groups) = self.stored.groups(p.tensor, in_tensor, rows) {
+            let job = Packed {
+                kind: groups.kind,
+                groups: groups.bytes,
+                cols: p.cols,
+                skip: groups.skip,
+                rows,
+                x: &self.rounded,
+                x_stride: integers::stride(tokens),
+                tokens,
+                store: p.store,
+                first_row,
+                dst_stride: stride,
+            };
+            self.multiply_packed(&job, &mut dst, &mut expanded);
+        } else {
+            let (kind, weights) = self.weight_rows(p.tensor, p.cols, in_tensor, rows);
+            let job = MatMul {
+                kind,
+                weights,
+                cols: p.cols,
+                x: &self.bufs[p.from as usize],
+                tokens,
+                store: p.store,
+                first_row,
+                dst_stride: stride,
+            };
+            self.multiply(&job, &mut dst, &mut expanded);
+        }
         if let Some(id) = p.bias {
             let bias = &self.vector(id)[in_tensor..][..rows];
             for row in dst.chunks_mut(stride).take(tokens) {

@@ -5,8 +5,8 @@ use cudarc::driver::DriverError;
 
 use super::args::{Address, Attend, AttendMany, Rope};
 use super::launch::{ATTEND_GROUPS, ATTEND_MANY, Grid, SPLIT};
-use super::sizes::{Area, wide};
-use super::{CudaDevice, KvType, PAGE_TOKENS, ROWS_MAX, kv_name};
+use super::sizes::{Area, head_elements, wide};
+use super::{CudaDevice, KvType, PAGE_TOKENS, ROWS_MAX, element_bytes, kv_name};
 use crate::model::plan::{NormOp, Op, RopeOp, TensorId};
 use crate::model::spec::{Norm, RopeStyle};
 
@@ -167,7 +167,7 @@ impl CudaDevice {
             n_heads: n as u32,
             n_kv_heads: n_kv as u32,
             head_dim: dim as u32,
-            wide: wide(dim) as u32,
+            wide: wide(dim, self.kv) as u32,
             q_stride: (n * dim) as u32,
             kv_stride: (n_kv * dim) as u32,
             dims: rope.map_or(0, |rope| rope.rope.dims as u32),
@@ -297,12 +297,12 @@ impl CudaDevice {
     ) -> Result<(), DriverError> {
         let (group, stride) = (portion.n / portion.n_kv, heads.n * heads.dim);
         let moved = ((first * stride + portion.head * heads.dim) * 4) as u64;
-        let kv_offset = portion.kv_head * 2 * wide(heads.dim) * PAGE_TOKENS;
+        let kv_offset = portion.kv_head * 2 * head_elements(heads.dim, self.kv) * PAGE_TOKENS;
         let built_for = ATTEND_GROUPS
             .into_iter()
             .find(|g| *g >= group)
             .unwrap_or(group);
-        let (slots, shared_bytes) = self.attend_shared(wide(heads.dim), group, built_for);
+        let (slots, shared_bytes) = self.attend_shared(heads.dim, group, built_for);
         let turns = self.turns_itself(heads, n) && first == 0;
         let args = Attend {
             step: self.at(Area::Step),
@@ -320,7 +320,7 @@ impl CudaDevice {
             n_heads: portion.n as u32,
             n_kv_heads: portion.n_kv as u32,
             head_dim: heads.dim as u32,
-            wide: wide(heads.dim) as u32,
+            wide: wide(heads.dim, self.kv) as u32,
             q_stride: stride as u32,
             out_stride: stride as u32,
             max_splits: self.sizes.splits() as u32,
@@ -351,14 +351,16 @@ impl CudaDevice {
 
     /// Slots of the ring of a block of `attend`, and its shared memory: as many as leave half of a multiprocessor to the product that
     /// follows, beside two blocks, so that its first copies are under way meanwhile; two at least.
-    fn attend_shared(&self, wide: usize, group: usize, built_for: usize) -> (usize, usize) {
-        let (element, slot) = match self.kv {
-            KvType::F16 => (2, PIECE_BYTES),
-            KvType::F32 => (4, PIECE_BYTES),
+    fn attend_shared(&self, head_dim: usize, group: usize, built_for: usize) -> (usize, usize) {
+        let wide = wide(head_dim, self.kv);
+        let slot = match self.kv {
+            KvType::F16 | KvType::F32 => PIECE_BYTES,
+            KvType::Q8_0 => PIECE_BYTES + PIECE_BYTES / 16,
         };
+        let own = (head_elements(head_dim, self.kv) * element_bytes(self.kv)).next_multiple_of(16);
         let shares = group.min(4) * (SPLIT / (wide / 8)) * wide;
         let heads = (group + 2) * wide + (SPLIT + 8) * built_for + 3 * wide;
-        let fixed = (shares + heads) * 4 + 2 * wide * element;
+        let fixed = (shares + heads) * 4 + 2 * own;
         let quarter = (self.kernels.shared_max() + 2048) / 4 - 1024;
         let slots = (quarter.saturating_sub(fixed) / slot).clamp(2, 4);
         (slots, fixed + slots * slot)

@@ -455,10 +455,7 @@ impl Device for CudaDevice {
     }
 
     fn state_id(&self) -> String {
-        let kv = match self.kv {
-            KvType::F16 => "f16",
-            KvType::F32 => "f32",
-        };
+        let kv = self.kv.name();
         format!(
             "{} {}, cuda pages of {kv}",
             self.plan.architecture, self.fingerprint
@@ -503,15 +500,14 @@ fn element_bytes(kv: KvType) -> usize {
     match kv {
         KvType::F16 => size_of::<f16>(),
         KvType::F32 => size_of::<f32>(),
+        // a scale counts as two
+        KvType::Q8_0 => size_of::<i8>(),
     }
 }
 
 /// How the kernels' names call the pool's elements.
 fn kv_name(kv: KvType) -> &'static str {
-    match kv {
-        KvType::F16 => "f16",
-        KvType::F32 => "f32",
-    }
+    kv.name()
 }
 
 /// Positions of all pages, for sizes.

@@ -17,13 +17,16 @@ pub struct Q8_0;
 impl Alone for Q4_0 {
     const BYTES: usize = 18;
     #[inline(always)]
-    unsafe fn decode<L: Lanes>(from: *const u8) -> (L, L) {
+    unsafe fn scales<L: Lanes>(from: *const u8) -> [f32; 2] {
+        // SAFETY: 18 readable bytes by contract.
+        unsafe { L::two_halves(from) }
+    }
+    #[inline(always)]
+    unsafe fn decode<L: Lanes>(from: *const u8, scales: &[f32; 2]) -> (L, L) {
         // SAFETY: 18 readable bytes by contract.
         unsafe {
-            let d = L::splat_f16(from);
-            let eight = L::splat(8.0);
-            let low = L::load_low_nibbles(from.add(2)).sub(eight).mul(d);
-            (low, L::load_high_nibbles(from.add(2)).sub(eight).mul(d))
+            let d = L::splat(scales[0]);
+            L::nibbles_about(from.add(2), 8.0, d)
         }
     }
 }
@@ -31,16 +34,18 @@ impl Alone for Q4_0 {
 impl Alone for Q4_1 {
     const BYTES: usize = 20;
     #[inline(always)]
-    unsafe fn decode<L: Lanes>(from: *const u8) -> (L, L) {
+    unsafe fn scales<L: Lanes>(from: *const u8) -> [f32; 2] {
+        // SAFETY: 20 readable bytes by contract.
+        unsafe { L::two_halves(from) }
+    }
+    #[inline(always)]
+    unsafe fn decode<L: Lanes>(from: *const u8, scales: &[f32; 2]) -> (L, L) {
         // SAFETY: 20 readable bytes by contract.
         unsafe {
-            let d = L::splat_f16(from);
-            let m = L::splat_f16(from.add(2));
+            let d = L::splat(scales[0]);
+            let m = L::splat(scales[1]);
             // q × d is exact (4 + 11 bits), so the fused form rounds as the format's `d × q + m` does
-            (
-                L::load_low_nibbles(from.add(4)).mul_add(d, m),
-                L::load_high_nibbles(from.add(4)).mul_add(d, m),
-            )
+            L::nibbles_mul_add(from.add(4), d, m)
         }
     }
 }
@@ -55,10 +60,15 @@ unsafe fn five_bits<B: Bytes>(low: *const u8, high: *const u8) -> B {
 impl Alone for Q5_0 {
     const BYTES: usize = 22;
     #[inline(always)]
-    unsafe fn decode<L: Lanes>(from: *const u8) -> (L, L) {
+    unsafe fn scales<L: Lanes>(from: *const u8) -> [f32; 2] {
+        // SAFETY: 22 readable bytes by contract.
+        unsafe { L::two_halves(from) }
+    }
+    #[inline(always)]
+    unsafe fn decode<L: Lanes>(from: *const u8, scales: &[f32; 2]) -> (L, L) {
         // SAFETY: 22 readable bytes by contract.
         unsafe {
-            let d = L::splat_f16(from);
+            let d = L::splat(scales[0]);
             let q: L::Bytes = five_bits(from.add(6), from.add(2));
             let (low, high) = L::widen(q.sub(L::Bytes::splat(16)));
             (low.mul(d), high.mul(d))
@@ -69,11 +79,16 @@ impl Alone for Q5_0 {
 impl Alone for Q5_1 {
     const BYTES: usize = 24;
     #[inline(always)]
-    unsafe fn decode<L: Lanes>(from: *const u8) -> (L, L) {
+    unsafe fn scales<L: Lanes>(from: *const u8) -> [f32; 2] {
+        // SAFETY: 24 readable bytes by contract.
+        unsafe { L::two_halves(from) }
+    }
+    #[inline(always)]
+    unsafe fn decode<L: Lanes>(from: *const u8, scales: &[f32; 2]) -> (L, L) {
         // SAFETY: 24 readable bytes by contract.
         unsafe {
-            let d = L::splat_f16(from);
-            let m = L::splat_f16(from.add(2));
+            let d = L::splat(scales[0]);
+            let m = L::splat(scales[1]);
             let (low, high) = L::widen(five_bits(from.add(8), from.add(4)));
             // as for Q4_1
             (low.mul_add(d, m), high.mul_add(d, m))
@@ -84,10 +99,15 @@ impl Alone for Q5_1 {
 impl Alone for Q8_0 {
     const BYTES: usize = 34;
     #[inline(always)]
-    unsafe fn decode<L: Lanes>(from: *const u8) -> (L, L) {
+    unsafe fn scales<L: Lanes>(from: *const u8) -> [f32; 2] {
+        // SAFETY: 34 readable bytes by contract.
+        unsafe { L::two_halves(from) }
+    }
+    #[inline(always)]
+    unsafe fn decode<L: Lanes>(from: *const u8, scales: &[f32; 2]) -> (L, L) {
         // SAFETY: 34 readable bytes by contract.
         unsafe {
-            let d = L::splat_f16(from);
+            let d = L::splat(scales[0]);
             (
                 L::load_i8(from.add(2).cast()).mul(d),
                 L::load_i8(from.add(18).cast()).mul(d),

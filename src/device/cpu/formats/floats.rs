@@ -15,7 +15,11 @@ pub struct BF16;
 impl Alone for F32 {
     const BYTES: usize = 128;
     #[inline(always)]
-    unsafe fn decode<L: Lanes>(from: *const u8) -> (L, L) {
+    unsafe fn scales<L: Lanes>(_: *const u8) -> [f32; 2] {
+        [0.0; 2]
+    }
+    #[inline(always)]
+    unsafe fn decode<L: Lanes>(from: *const u8, _: &[f32; 2]) -> (L, L) {
         // SAFETY: 128 readable bytes by contract; loads are unaligned.
         unsafe { (L::load(from.cast()), L::load(from.cast::<f32>().add(16))) }
     }
@@ -24,7 +28,11 @@ impl Alone for F32 {
 impl Alone for F16 {
     const BYTES: usize = 64;
     #[inline(always)]
-    unsafe fn decode<L: Lanes>(from: *const u8) -> (L, L) {
+    unsafe fn scales<L: Lanes>(_: *const u8) -> [f32; 2] {
+        [0.0; 2]
+    }
+    #[inline(always)]
+    unsafe fn decode<L: Lanes>(from: *const u8, _: &[f32; 2]) -> (L, L) {
         let from = from.cast::<f16>();
         // SAFETY: 64 readable bytes by contract; loads are unaligned.
         unsafe { (L::load_f16(from), L::load_f16(from.add(16))) }
@@ -34,7 +42,11 @@ impl Alone for F16 {
 impl Alone for BF16 {
     const BYTES: usize = 64;
     #[inline(always)]
-    unsafe fn decode<L: Lanes>(from: *const u8) -> (L, L) {
+    unsafe fn scales<L: Lanes>(_: *const u8) -> [f32; 2] {
+        [0.0; 2]
+    }
+    #[inline(always)]
+    unsafe fn decode<L: Lanes>(from: *const u8, _: &[f32; 2]) -> (L, L) {
         let from = from.cast::<u16>();
         // SAFETY: 64 readable bytes by contract; loads are unaligned.
         unsafe { (L::load_bf16(from), L::load_bf16(from.add(16))) }

@@ -45,22 +45,31 @@ pub trait Format {
 pub trait Alone {
     /// Bytes that 32 weights take.
     const BYTES: usize;
+    /// Its scale and its minimum, where it has them.
+    ///
     /// # Safety
     ///
     /// As [`Lanes`]; `from` must be readable for [`Self::BYTES`].
-    unsafe fn decode<L: Lanes>(from: *const u8) -> (L, L);
+    unsafe fn scales<L: Lanes>(from: *const u8) -> [f32; 2];
+    /// # Safety
+    ///
+    /// As for `scales`, which must be of the same block.
+    unsafe fn decode<L: Lanes>(from: *const u8, scales: &[f32; 2]) -> (L, L);
 }
 
 impl<F: Alone> Format for F {
     const BYTES: usize = F::BYTES;
     const PARTS: usize = 1;
-    type Shared = ();
+    type Shared = [f32; 2];
     #[inline(always)]
-    unsafe fn begin<L: Lanes>(_: *const u8) {}
-    #[inline(always)]
-    unsafe fn part<L: Lanes, const P: usize>(group: *const u8, (): &()) -> (L, L) {
+    unsafe fn begin<L: Lanes>(group: *const u8) -> [f32; 2] {
         // SAFETY: the contract is the same.
-        unsafe { F::decode(group) }
+        unsafe { F::scales::<L>(group) }
+    }
+    #[inline(always)]
+    unsafe fn part<L: Lanes, const P: usize>(group: *const u8, scales: &[f32; 2]) -> (L, L) {
+        // SAFETY: the contract is the same.
+        unsafe { F::decode(group, scales) }
     }
 }
 
@@ -97,4 +106,23 @@ macro_rules! with_format {
     };
 }
 
-pub(super) use {each_part, with_format};
+/// The same for the types that are multiplied as floats; nothing happens for those that have a form in `packed.rs`.
+macro_rules! with_float_format {
+    ($kind:expr, $format:ident => $body:expr) => {
+        with_float_format!(@ $kind, $format, $body, F32 F16 BF16 Q2_K Q3_K Q8_K IQ4_NL IQ4_XS MXFP4)
+    };
+    (@ $kind:expr, $format:ident, $body:expr, $($name:ident)*) => {
+        match $kind {
+            $(
+                TensorType::$name => {
+                    type $format = formats::$name;
+                    $body
+                }
+            )*
+            TensorType::Q4_0 | TensorType::Q4_1 | TensorType::Q5_0 | TensorType::Q5_1 => {}
+            TensorType::Q8_0 | TensorType::Q4_K | TensorType::Q5_K | TensorType::Q6_K => {}
+        }
+    };
+}
+
+pub(super) use {each_part, with_float_format, with_format};

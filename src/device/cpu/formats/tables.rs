@@ -1,6 +1,6 @@
 //! Formats whose four bits are a place in a table of sixteen numbers.
 
-use super::super::lanes::{Bytes, Lanes};
+use super::super::lanes::Lanes;
 use super::k_quants::{Scales, scales_about_32};
 use super::{Alone, Format};
 use crate::quant::{iq4_nl, mxfp4};
@@ -16,28 +16,35 @@ pub struct MXFP4;
 #[inline(always)]
 unsafe fn looked_up<L: Lanes>(from: *const u8, table: &[i8; 16], d: L) -> (L, L) {
     // SAFETY: the caller hands 16 readable bytes.
-    unsafe {
-        let (low, high) = L::widen(L::Bytes::load_nibbles(from).look_up(table));
-        (low.mul(d), high.mul(d))
-    }
+    unsafe { L::look_up_nibbles(from, table, d) }
 }
 
 impl Alone for IQ4_NL {
     const BYTES: usize = 18;
     #[inline(always)]
-    unsafe fn decode<L: Lanes>(from: *const u8) -> (L, L) {
+    unsafe fn scales<L: Lanes>(from: *const u8) -> [f32; 2] {
         // SAFETY: 18 readable bytes by contract.
-        unsafe { looked_up(from.add(2), &iq4_nl::VALUES, L::splat_f16(from)) }
+        unsafe { L::two_halves(from) }
+    }
+    #[inline(always)]
+    unsafe fn decode<L: Lanes>(from: *const u8, scales: &[f32; 2]) -> (L, L) {
+        // SAFETY: 18 readable bytes by contract.
+        unsafe { looked_up(from.add(2), &iq4_nl::VALUES, L::splat(scales[0])) }
     }
 }
 
 impl Alone for MXFP4 {
     const BYTES: usize = 17;
     #[inline(always)]
-    unsafe fn decode<L: Lanes>(from: *const u8) -> (L, L) {
+    unsafe fn scales<L: Lanes>(from: *const u8) -> [f32; 2] {
+        // SAFETY: 17 readable bytes by contract.
+        unsafe { [mxfp4::scale(*from), 0.0] }
+    }
+    #[inline(always)]
+    unsafe fn decode<L: Lanes>(from: *const u8, scales: &[f32; 2]) -> (L, L) {
         // SAFETY: 17 readable bytes by contract.
         unsafe {
-            let d = L::splat(mxfp4::scale(*from));
+            let d = L::splat(scales[0]);
             looked_up(from.add(1), &mxfp4::VALUES, d)
         }
     }
