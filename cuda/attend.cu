@@ -34,7 +34,7 @@ struct Attend {
     uint32_t first_token;  // of the step: blockIdx.z counts from it
     uint32_t slots;        // of the ring
     uint32_t turns;
-    uint32_t end;
+    uint32_t group;  // n_heads / n_kv_heads
     Rope turn;  // where `turns` is not 0
 };
 
@@ -96,12 +96,12 @@ __device__ __forceinline__ void wait_for_copies(uint32_t under_way) {
 }
 
 // How a split is cut into pieces. Scales lie behind a piece's elements.
-template <class E>
+template <class E, uint32_t W>
 struct Cut {
     static constexpr uint32_t COLUMNS = SCALED<E> ? 128 : 128 / sizeof(E), KEY_BYTES = SPLIT * COLUMNS * sizeof(E);
     static constexpr uint32_t BYTES = SCALED<E> ? KEY_BYTES + KEY_BYTES / 16 : KEY_BYTES;
     uint32_t wide, key_pieces, rows, pieces;
-    __device__ __forceinline__ explicit Cut(uint32_t wide) : wide(wide) {
+    __device__ __forceinline__ explicit Cut(uint32_t of) : wide(W ? W : of) {
         const uint32_t fit = BYTES / (wide * sizeof(E) + (SCALED<E> ? wide / 16 : 0));
         rows = min(SPLIT, SCALED<E> ? fit & ~7u : fit);
         key_pieces = (wide + COLUMNS - 1) / COLUMNS;
@@ -110,10 +110,10 @@ struct Cut {
 };
 
 // The copies of a block: its splits from the first to the last, piece by piece, into the slots of the ring in turn.
-template <class E>
+template <class E, uint32_t W>
 struct Feed {
     const Attend &a;
-    const Cut<E> cut;
+    const Cut<E, W> cut;
     u8 *ring;
     uint32_t oldest, end, last;  // positions that are there: oldest .. end
     uint32_t split, piece, slot, next_page;
@@ -129,8 +129,7 @@ struct Feed {
     __device__ __forceinline__ Feed(const Attend &a, u8 *ring, uint32_t first, uint32_t last, uint32_t oldest, uint32_t end)
         : a(a), cut(a.wide), ring(ring), oldest(oldest), end(end), last(last), split(first), piece(0), slot(0) {
         pages = (const uint32_t *)__ldcg((const unsigned long long *)&a.step->pages);
-        page = head_in(page_of(split));
-        next_page = page_of(split + gridDim.y);
+        next_page = page_of(split);
     }
 
     __device__ __forceinline__ uint32_t low() const { return oldest > split * SPLIT ? oldest - split * SPLIT : 0; }
@@ -138,7 +137,7 @@ struct Feed {
 
     __device__ __forceinline__ void keys(u8 *to) const {
         constexpr uint32_t UNITS = SPLIT * 8 * sizeof(E) / 16;  // copies of eight columns
-        const uint32_t lo = low(), hi = high(), c0 = piece * (Cut<E>::COLUMNS / 8), chunks = min(Cut<E>::COLUMNS / 8, cut.wide / 8 - c0);
+        const uint32_t lo = low(), hi = high(), c0 = piece * (Cut<E, W>::COLUMNS / 8), chunks = min(Cut<E, W>::COLUMNS / 8, cut.wide / 8 - c0);
         const E *from = page + ((size_t)c0 * PAGE + split * SPLIT % PAGE) * 8;
 #pragma unroll 4
         for (uint32_t i = threadIdx.x; i < chunks * UNITS; i += SPLIT) {
@@ -148,7 +147,7 @@ struct Feed {
         if constexpr (SCALED<E>) {
             const __half *scales = (const __half *)(page + cut.wide * PAGE) + c0 / 4 * PAGE + split * SPLIT % PAGE;
             for (uint32_t i = threadIdx.x; i < chunks / 4 * 16; i += SPLIT)
-                if (i % 16 * 8 + 7 >= lo && i % 16 * 8 < hi) copy16(to + Cut<E>::KEY_BYTES + 16 * i, scales + i / 16 * PAGE + i % 16 * 8);
+                if (i % 16 * 8 + 7 >= lo && i % 16 * 8 < hi) copy16(to + Cut<E, W>::KEY_BYTES + 16 * i, scales + i / 16 * PAGE + i % 16 * 8);
         }
     }
 
@@ -173,16 +172,14 @@ struct Feed {
     // Asks for the next piece; one group of copies, also where nothing is left.
     __device__ __forceinline__ void ask() {
         if (split <= last) {
-            u8 *to = ring + slot * Cut<E>::BYTES;
+            if (piece == 0) page = head_in(next_page), next_page = page_of(split + gridDim.y);
+            u8 *to = ring + slot * Cut<E, W>::BYTES;
             if (piece < cut.key_pieces) {
                 keys(to);
             } else {
                 values(to);
             }
-            if (++piece == cut.pieces) {
-                piece = 0, split += gridDim.y;
-                page = head_in(next_page), next_page = page_of(split + gridDim.y);
-            }
+            if (++piece == cut.pieces) piece = 0, split += gridDim.y;
         }
         commit_copies();
         slot = slot + 1 == a.slots ? 0 : slot + 1;
@@ -203,7 +200,7 @@ struct Feed {
 struct Room {
     u8 *ring;
     float *shares;    // (up to 4 heads, ways, wide)
-    float *heads;     // (group + 2, wide): queries, then the token's own key and value
+    float *heads;     // (G + 2, wide): queries, zeros where the group has fewer, then the token's own key and value
     float *p;         // (SPLIT, G)
     float *stats;     // (2, G, 4)
     float2 *angles;   // (dims / 2)
@@ -218,9 +215,9 @@ __device__ __forceinline__ float *partial_at(const Attend &a, uint32_t t, uint32
 }
 
 // The pieces of a ring as they are worked on.
-template <class E>
+template <class E, uint32_t W>
 struct Pieces {
-    Feed<E> &feed;
+    Feed<E, W> &feed;
     uint32_t taken, slot;
 
     // The next piece, there for all threads; the slot of the one before is asked for anew.
@@ -228,7 +225,7 @@ struct Pieces {
         wait_for_copies(feed.a.slots - (taken == 0 ? 1 : 2));
         __syncthreads();
         if (taken != 0) feed.ask();
-        const u8 *at = feed.ring + slot * Cut<E>::BYTES;
+        const u8 *at = feed.ring + slot * Cut<E, W>::BYTES;
         taken = 1, slot = slot + 1 == feed.a.slots ? 0 : slot + 1;
         return at;
     }
@@ -249,17 +246,17 @@ __device__ __forceinline__ void load_weights(const float *from, float (&to)[G]) 
 }
 
 // Scores of a split, a thread a position.
-template <class E, int G>
-__device__ __forceinline__ void score_split(const Attend &a, const Room &room, Pieces<E> &pieces, bool visible, bool own, float (&score)[G]) {
-    const uint32_t group = a.n_heads / a.n_kv_heads, wide = a.wide;
+template <class E, int G, uint32_t W>
+__device__ __forceinline__ void score_split(const Attend &a, const Room &room, Pieces<E, W> &pieces, bool visible, bool own, float (&score)[G]) {
+    const uint32_t wide = W ? W : a.wide;
 #pragma unroll
     for (int g = 0; g < G; g++) score[g] = 0.0f;
-    for (uint32_t first = 0; first < wide; first += Cut<E>::COLUMNS) {
+    for (uint32_t first = 0; first < wide; first += Cut<E, W>::COLUMNS) {
         const u8 *piece = pieces.next();
         if (!visible) continue;
         const E *key = own ? (const E *)room.own + first : (const E *)piece + 8 * threadIdx.x;
-        const __half *scale = own ? (const __half *)((const E *)room.own + wide) + first / 32 : (const __half *)(piece + Cut<E>::KEY_BYTES) + threadIdx.x;
-        const uint32_t step = own ? 8 : 8 * SPLIT, scale_step = own ? 1 : SPLIT, chunks = min(Cut<E>::COLUMNS, wide - first) / 8;
+        const __half *scale = own ? (const __half *)((const E *)room.own + wide) + first / 32 : (const __half *)(piece + Cut<E, W>::KEY_BYTES) + threadIdx.x;
+        const uint32_t step = own ? 8 : 8 * SPLIT, scale_step = own ? 1 : SPLIT, chunks = min(Cut<E, W>::COLUMNS, wide - first) / 8;
 #pragma unroll 4
         for (uint32_t c = 0; c < chunks; c++) {
             Eight<E> k8;
@@ -268,7 +265,6 @@ __device__ __forceinline__ void score_split(const Attend &a, const Room &room, P
             k8.widen(k);
 #pragma unroll
             for (int g = 0; g < G; g++) {
-                if (g >= group) break;
                 const float *qg = room.heads + g * wide + first + 8 * c;
                 const float4 q0 = *(const float4 *)qg, q1 = *(const float4 *)(qg + 4);
                 score[g] = fmaf(q0.x, k[0], score[g]), score[g] = fmaf(q0.y, k[1], score[g]);
@@ -283,35 +279,44 @@ __device__ __forceinline__ void score_split(const Attend &a, const Room &room, P
 // Scores become exponentials, in `p`; the largest score and the sum of each warp lie in `stats`.
 template <int G>
 __device__ __forceinline__ void soften(const Attend &a, const Room &room, bool visible, float (&score)[G]) {
-    const uint32_t group = a.n_heads / a.n_kv_heads, warp = threadIdx.x / WARP;
+    const uint32_t warp = threadIdx.x / WARP;
+    float of_warp[G];
+#pragma unroll
+    for (int g = 0; g < G; g++) score[g] *= a.scale;
+    if (a.softcap > 0.0f) {
+#pragma unroll
+        for (int g = 0; g < G; g++) score[g] = a.softcap * tanhf(score[g] / a.softcap);
+    }
 #pragma unroll
     for (int g = 0; g < G; g++) {
-        if (g >= group) break;
-        float s = score[g] * a.scale;
-        if (a.softcap > 0.0f) s = a.softcap * tanhf(s / a.softcap);
-        score[g] = visible ? s : -INFINITY;
-        const float largest = warp_max(score[g]);
-        if (threadIdx.x % WARP == 0) room.stats[g * 4 + warp] = largest;
+        score[g] = visible ? score[g] : -INFINITY;
+        of_warp[g] = warp_max(score[g]);
+    }
+    if (threadIdx.x % WARP == 0) {
+#pragma unroll
+        for (int g = 0; g < G; g++) room.stats[g * 4 + warp] = of_warp[g];
     }
     __syncthreads();
 #pragma unroll
     for (int g = 0; g < G; g++) {
-        if (g >= group) break;
-        const float *r = room.stats + g * 4;
-        const float largest = fmaxf(fmaxf(r[0], r[1]), fmaxf(r[2], r[3]));
+        const float4 r = *(const float4 *)(room.stats + g * 4);
+        const float largest = fmaxf(fmaxf(r.x, r.y), fmaxf(r.z, r.w));
         const float e = visible ? expf(score[g] - largest) : 0.0f;
         room.p[threadIdx.x * G + g] = e;
-        const float sum = warp_sum(e);
-        if (threadIdx.x % WARP == 0) room.stats[4 * G + g * 4 + warp] = sum;
+        of_warp[g] = warp_sum(e);
+    }
+    if (threadIdx.x % WARP == 0) {
+#pragma unroll
+        for (int g = 0; g < G; g++) room.stats[4 * G + g * 4 + warp] = of_warp[g];
     }
 }
 
 // Weighted values of positions start .. stop of a split; `own` is the token's own, or none. Eight columns a thread, positions dealt out among
 // the threads of the same columns.
-template <class E, int G>
-__device__ __forceinline__ void weigh_split(const Attend &a, const Room &room, Pieces<E> &pieces, uint32_t start, uint32_t stop, uint32_t own, float (&acc)[G][8]) {
-    const Cut<E> &cut = pieces.feed.cut;
-    const uint32_t group = a.n_heads / a.n_kv_heads, wide = a.wide;
+template <class E, int G, uint32_t W>
+__device__ __forceinline__ void weigh_split(const Attend &a, const Room &room, Pieces<E, W> &pieces, uint32_t start, uint32_t stop, uint32_t own, float (&acc)[G][8]) {
+    const Cut<E, W> &cut = pieces.feed.cut;
+    const uint32_t wide = W ? W : a.wide;
     const uint32_t lanes = wide / 8, ways = SPLIT / lanes, c = threadIdx.x % lanes, way = threadIdx.x / lanes;
 #pragma unroll
     for (int g = 0; g < G; g++)
@@ -334,7 +339,6 @@ __device__ __forceinline__ void weigh_split(const Attend &a, const Room &room, P
             v8.widen(v);
 #pragma unroll
             for (int g = 0; g < G; g++) {
-                if (g >= group) break;
 #pragma unroll
                 for (int n = 0; n < 8; n++) acc[g][n] = fmaf(e[g], v[n], acc[g][n]);
             }
@@ -342,10 +346,23 @@ __device__ __forceinline__ void weigh_split(const Attend &a, const Room &room, P
     }
 }
 
+// Four columns of a head's result.
+template <uint32_t W>
+__device__ __forceinline__ void store_four(const Attend &a, float *to, uint32_t column, float4 v) {
+    if (W) {
+        *(float4 *)(to + column) = v;
+        return;
+    }
+    const float values[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (uint32_t k = 0; k < 4; k++)
+        if (column + k < a.head_dim) to[column + k] = values[k];
+}
+
 // Adds the shares of the ways in their order: the result, where there is one split, or a part of it.
-template <int G>
+template <int G, uint32_t W>
 __device__ __forceinline__ void finish_split(const Attend &a, const Room &room, uint32_t t, uint32_t split, bool alone, const float (&acc)[G][8]) {
-    const uint32_t group = a.n_heads / a.n_kv_heads, wide = a.wide;
+    const uint32_t group = a.group, wide = W ? W : a.wide;
     const uint32_t lanes = wide / 8, ways = SPLIT / lanes, c = threadIdx.x % lanes, way = threadIdx.x / lanes;
 #pragma unroll
     for (int g0 = 0; g0 < G; g0 += 4) {
@@ -354,26 +371,31 @@ __device__ __forceinline__ void finish_split(const Attend &a, const Room &room, 
 #pragma unroll
         for (int g = g0; g < g0 + 4 && g < G; g++) {
             float *to = room.shares + ((g - g0) * ways + way) * wide + 8 * c;
-            if (g < group && way < ways) {
+            if (way < ways) {
                 *(float4 *)to = make_float4(acc[g][0], acc[g][1], acc[g][2], acc[g][3]);
                 *(float4 *)(to + 4) = make_float4(acc[g][4], acc[g][5], acc[g][6], acc[g][7]);
             }
         }
         __syncthreads();
-        for (uint32_t i = threadIdx.x; i < min(group - g0, 4u) * wide; i += blockDim.x) {
-            const uint32_t of = i / wide, column = i % wide, g = g0 + of, h = blockIdx.x * group + g;
-            float v = 0.0f;
-            for (uint32_t w = 0; w < ways; w++) v += room.shares[(of * ways + w) * wide + column];
-            const float *r = room.stats + g * 4, *s = r + 4 * G;
-            const float largest = fmaxf(fmaxf(r[0], r[1]), fmaxf(r[2], r[3])), sum = (s[0] + s[1]) + (s[2] + s[3]);
+        for (uint32_t i = threadIdx.x; i < min(group - g0, 4u) * wide / 4; i += SPLIT) {
+            const uint32_t of = i / (wide / 4), column = i % (wide / 4) * 4, g = g0 + of, h = blockIdx.x * group + g;
+            float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll 8
+            for (uint32_t w = 0; w < ways; w++) {
+                const float4 share = *(const float4 *)(room.shares + (of * ways + w) * wide + column);
+                v.x += share.x, v.y += share.y, v.z += share.z, v.w += share.w;
+            }
+            const float4 r = *(const float4 *)(room.stats + g * 4), s = *(const float4 *)(room.stats + 4 * G + g * 4);
+            const float largest = fmaxf(fmaxf(r.x, r.y), fmaxf(r.z, r.w)), sum = (s.x + s.y) + (s.z + s.w);
             if (alone) {
                 // as `combine` does with one split
                 const float top = a.sinks ? fmaxf(a.sinks[h], largest) : largest, factor = expf(largest - top);
                 const float all = fmaf(sum, factor, a.sinks ? expf(a.sinks[h] - top) : 0.0f);
-                if (column < a.head_dim) a.out[(size_t)t * a.out_stride + h * a.head_dim + column] = v * factor / all;
+                const float4 whole = make_float4(v.x * factor / all, v.y * factor / all, v.z * factor / all, v.w * factor / all);
+                store_four<W>(a, a.out + (size_t)t * a.out_stride + h * a.head_dim, column, whole);
             } else {
                 float *to = partial_at(a, t, h, split);
-                to[4 + column] = v;
+                *(float4 *)(to + 4 + column) = v;
                 if (column == 0) *(float2 *)to = make_float2(largest, sum);
             }
         }
@@ -381,13 +403,14 @@ __device__ __forceinline__ void finish_split(const Attend &a, const Room &room, 
 }
 
 // The splits of a head, combined in their order by one warp: 128 columns at a time, as many splits as there is room for.
+template <uint32_t W>
 __device__ __forceinline__ void combine(const Attend &a, uint32_t t, uint32_t h, uint32_t first, uint32_t last, float *room, uint32_t fit) {
     constexpr uint32_t ROW = 4 + 128;
-    const uint32_t lane = threadIdx.x % WARP, row = a.wide + 4;
+    const uint32_t lane = threadIdx.x % WARP, wide = W ? W : a.wide, row = wide + 4;
     const float *of = partial_at(a, t, h, 0), sink = a.sinks ? a.sinks[h] : -INFINITY;
     float largest = sink;
-    for (uint32_t c0 = 0; c0 < a.wide; c0 += 128) {
-        const bool mine = c0 + 4 * lane < a.wide;
+    for (uint32_t c0 = 0; c0 < wide; c0 += 128) {
+        const bool mine = c0 + 4 * lane < wide;
         float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         float sum = 0.0f;
         for (uint32_t s0 = first; s0 <= last; s0 += fit) {
@@ -417,11 +440,7 @@ __device__ __forceinline__ void combine(const Attend &a, uint32_t t, uint32_t h,
             }
             __syncwarp();
         }
-        const float values[4] = {v.x, v.y, v.z, v.w};
-        float *to = a.out + (size_t)t * a.out_stride + h * a.head_dim;
-#pragma unroll
-        for (uint32_t k = 0; k < 4; k++)
-            if (c0 + 4 * lane + k < a.head_dim) to[c0 + 4 * lane + k] = values[k] / sum;
+        if (mine) store_four<W>(a, a.out + (size_t)t * a.out_stride + h * a.head_dim, c0 + 4 * lane, make_float4(v.x / sum, v.y / sum, v.z / sum, v.w / sum));
     }
 }
 
@@ -433,62 +452,75 @@ __device__ __forceinline__ void fetch_norms(const Rope &a, float *norms) {
     }
 }
 
-// Queries of the group, and, where the block `owns` the token's position, its key and value: loaded, turned, stored.
-template <class E>
+// Queries of the group, and, where the block `owns` the token's position, its key and value: loaded, turned, stored. A warp a head.
+template <class E, int G, uint32_t W>
 __device__ __forceinline__ void prepare_heads(const Attend &a, const Room &room, uint32_t t, uint32_t position, bool owns, E *page) {
-    const uint32_t group = a.n_heads / a.n_kv_heads, kv_head = blockIdx.x, wide = a.wide, warp = threadIdx.x / WARP;
-    const float *from = a.q + (size_t)t * a.q_stride + (size_t)kv_head * group * a.head_dim;
-    const float *k = a.turn.k + kv_head * a.head_dim, *v = a.turn.v + kv_head * a.head_dim;
-#pragma unroll 4
-    for (uint32_t i = threadIdx.x; i < (group + (owns ? 2 : 0)) * wide; i += blockDim.x) {
-        const uint32_t h = i / wide, column = i % wide;
-        const float *head = h < group ? from + h * a.head_dim : h == group ? k : v;
-        room.heads[i] = column < a.head_dim ? head[column] : 0.0f;
+    constexpr uint32_t WARPS = SPLIT / WARP, PARTS = (G + 2 + WARPS - 1) / WARPS, COLUMNS = W ? W / WARP : 4;
+    const uint32_t kv_head = blockIdx.x, wide = W ? W : a.wide, dim = W ? W : a.head_dim, warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const float *from = a.q + (size_t)t * a.q_stride + (size_t)kv_head * a.group * dim;
+    for (uint32_t c0 = 0; c0 < wide; c0 += COLUMNS * WARP) {
+        float v[PARTS][COLUMNS];  // asked for together
+#pragma unroll
+        for (int i = 0; i < PARTS; i++) {
+            const uint32_t part = warp + i * WARPS;
+            const bool is_q = part < G, there = is_q ? part < a.group : owns && part < G + 2;
+            const float *head = is_q ? from + part * dim : (part == G ? a.turn.k : a.turn.v) + kv_head * dim;
+#pragma unroll
+            for (int k = 0; k < COLUMNS; k++) v[i][k] = there && c0 + k * WARP + lane < dim ? head[c0 + k * WARP + lane] : 0.0f;
+        }
+#pragma unroll
+        for (int i = 0; i < PARTS; i++) {
+#pragma unroll
+            for (int k = 0; k < COLUMNS; k++)
+                if (warp + i * WARPS < G + 2 && c0 + k * WARP + lane < wide) room.heads[(warp + i * WARPS) * wide + c0 + k * WARP + lane] = v[i][k];
+        }
     }
-    __syncthreads();
-    if (!a.turns) return;
-    for (uint32_t part = warp; part < group + (owns ? 2 : 0); part += SPLIT / WARP) {
-        const bool is_q = part < group, is_k = part == group;
-        float *head = room.heads + part * wide;
-        const bool normed = is_q ? a.turn.q_norm : a.turn.k_norm;
-        if (is_q || is_k) turn_head(a.turn, head, normed ? room.norms + (is_q ? 0 : a.head_dim) : nullptr, room.angles);
-        if (!is_q) {
-            E *of = is_k ? page : page + part_elements<E>(wide);
-            store_head<E>(a.turn, head, is_k, of, position % PAGE, (E *)(room.own + (is_k ? 0 : room.own_bytes)));
+    if (a.turns) {
+        __syncwarp();
+#pragma unroll 1
+        for (uint32_t part = warp; part < G + (owns ? 2 : 0); part += WARPS) {
+            const bool is_q = part < G, is_k = part == G;
+            float *head = room.heads + part * wide;
+            const bool normed = is_q ? a.turn.q_norm : a.turn.k_norm;
+            if (part <= G) turn_head(a.turn, head, normed ? room.norms + (is_q ? 0 : a.head_dim) : nullptr, room.angles);
+            if (!is_q) {
+                E *of = is_k ? page : page + part_elements<E>(wide);
+                store_head<E>(a.turn, head, is_k, of, position % PAGE, (E *)(room.own + (is_k ? 0 : room.own_bytes)));
+            }
         }
     }
     __syncthreads();
 }
 
-template <class E>
+template <class E, uint32_t W>
 __device__ __forceinline__ Room room_of(const Attend &a, uint32_t built_for, u8 *shared) {
-    const uint32_t group = a.n_heads / a.n_kv_heads, ways = SPLIT / (a.wide / 8);
+    const uint32_t wide = W ? W : a.wide, ways = SPLIT / (wide / 8);
     Room room;
     room.ring = shared;
-    room.shares = (float *)(shared + a.slots * Cut<E>::BYTES);
-    room.heads = room.shares + min(group, 4u) * ways * a.wide;
-    room.p = room.heads + (group + 2) * a.wide;
+    room.shares = (float *)(shared + a.slots * Cut<E, W>::BYTES);
+    room.heads = room.shares + min(built_for, 4u) * ways * wide;
+    room.p = room.heads + (built_for + 2) * wide;
     room.stats = room.p + SPLIT * built_for;
     room.norms = room.stats + 8 * built_for;
-    room.angles = (float2 *)(room.norms + 2 * a.wide);
-    room.own = (u8 *)(room.norms + 3 * a.wide);
-    room.own_bytes = a.wide * sizeof(E) + (SCALED<E> ? a.wide / 16 + 15 & ~15u : 0);
+    room.angles = (float2 *)(room.norms + 2 * wide);
+    room.own = (u8 *)(room.norms + 3 * wide);
+    room.own_bytes = wide * sizeof(E) + (SCALED<E> ? wide / 16 + 15 & ~15u : 0);
     return room;
 }
 
-template <class E, int G>
+template <class E, int G, uint32_t W>
 __device__ __forceinline__ void attend(const Attend &a) {
     let_next_start();
     extern __shared__ __align__(16) u8 shared[];
     __shared__ uint32_t arrived;
-    const uint32_t t = blockIdx.z, kv_head = blockIdx.x, group = a.n_heads / a.n_kv_heads;
+    const uint32_t t = blockIdx.z, kv_head = blockIdx.x, group = a.group;
     const uint32_t begins = __ldcg(&a.step->position), position = begins + a.first_token + t;
     if (a.first_token + t >= __ldcg(&a.step->n_tokens)) return;
     const uint32_t oldest = a.window && position + 1 > a.window ? position + 1 - a.window : 0;
     const uint32_t first = oldest / SPLIT, last = position / SPLIT;
     if (first + blockIdx.y > last) return;
-    const Room room = room_of<E>(a, G, shared);
-    Feed<E> feed(a, room.ring, first + blockIdx.y, last, oldest, a.turns ? position : position + 1);
+    const Room room = room_of<E, W>(a, G, shared);
+    Feed<E, W> feed(a, room.ring, first + blockIdx.y, last, oldest, a.turns ? position : position + 1);
     uint32_t asked = 0;
     // pieces of what other steps have stored
     while (asked < a.slots && (a.turns || feed.split * SPLIT + SPLIT <= begins)) feed.ask(), asked++;
@@ -499,40 +531,45 @@ __device__ __forceinline__ void attend(const Attend &a) {
         own_page = (E *)feed.head_in(feed.page_of(last));
         fetch_norms(a.turn, room.norms);
         find_angles(a.turn, position, room.angles);
+        __syncthreads();
     }
     wait_for_inputs();
     for (; asked < a.slots; asked++) feed.ask();
-    prepare_heads<E>(a, room, t, position, owns, own_page);
+    prepare_heads<E, G, W>(a, room, t, position, owns, own_page);
 
-    Pieces<E> pieces = {feed, 0, 0};
+    Pieces<E, W> pieces = {feed, 0, 0};
     for (uint32_t split = first + blockIdx.y; split <= last; split += gridDim.y) {
         const uint32_t begin = split * SPLIT, mine = begin + threadIdx.x;
         const bool visible = mine <= position && mine >= oldest;
         float score[G], acc[G][8];
-        score_split<E, G>(a, room, pieces, visible, a.turns && mine == position, score);
+        score_split<E, G, W>(a, room, pieces, visible, a.turns && mine == position, score);
         soften<G>(a, room, visible, score);
         const uint32_t start = oldest > begin ? oldest - begin : 0, stop = min(SPLIT, position + 1 - begin);
-        weigh_split<E, G>(a, room, pieces, start, stop, a.turns ? position - begin : SPLIT, acc);
-        finish_split<G>(a, room, t, split, first == last, acc);
+        weigh_split<E, G, W>(a, room, pieces, start, stop, a.turns ? position - begin : SPLIT, acc);
+        finish_split<G, W>(a, room, t, split, first == last, acc);
     }
     if (first == last) return;
 
     // the block that comes last combines what all have left
-    __threadfence();
     __syncthreads();
-    if (threadIdx.x == 0) arrived = atomicAdd(a.arrived + t * a.n_kv_heads + kv_head, 1u);
+    if (threadIdx.x == 0) {
+        __threadfence();
+        arrived = atomicAdd(a.arrived + t * a.n_kv_heads + kv_head, 1u);
+        __threadfence();
+    }
     __syncthreads();
     const uint32_t blocks = min(gridDim.y, last - first + 1);
     if (arrived + 1 != blocks) return;
-    __threadfence();
     const uint32_t warp = threadIdx.x / WARP, warps = SPLIT / WARP, all = (uint32_t)((float *)room.heads - (float *)room.ring);
     const uint32_t fit = all / warps / (4 + 128);
-    for (uint32_t g = warp; g < group; g += warps) combine(a, t, kv_head * group + g, first, last, (float *)room.ring + warp * fit * (4 + 128), fit);
+    for (uint32_t g = warp; g < group; g += warps) combine<W>(a, t, kv_head * group + g, first, last, (float *)room.ring + warp * fit * (4 + 128), fit);
     if (threadIdx.x == 0) a.arrived[t * a.n_kv_heads + kv_head] = 0;
 }
 
-#define INSTANCE(E, NAME, G, BLOCKS) \
-    extern "C" __global__ void __launch_bounds__(SPLIT, BLOCKS) attend_##NAME##_##G(const __grid_constant__ Attend a) { attend<E, G>(a); }
-INSTANCE(__half, f16, 1, 4) INSTANCE(__half, f16, 4, 4) INSTANCE(__half, f16, 8, 2) INSTANCE(__half, f16, 16, 2)
-INSTANCE(float, f32, 1, 4) INSTANCE(float, f32, 4, 4) INSTANCE(float, f32, 8, 2) INSTANCE(float, f32, 16, 2)
-INSTANCE(int8_t, q8_0, 1, 4) INSTANCE(int8_t, q8_0, 4, 4) INSTANCE(int8_t, q8_0, 8, 2) INSTANCE(int8_t, q8_0, 16, 2)
+// Widths that are most models'; 0 for any.
+#define INSTANCE(E, NAME, G, W, BLOCKS) \
+    extern "C" __global__ void __launch_bounds__(SPLIT, BLOCKS) attend_##NAME##_##G##_##W(const __grid_constant__ Attend a) { attend<E, G, W>(a); }
+#define GROUPS(E, NAME, W) INSTANCE(E, NAME, 1, W, 4) INSTANCE(E, NAME, 4, W, 4) INSTANCE(E, NAME, 8, W, 2) INSTANCE(E, NAME, 16, W, 2)
+GROUPS(__half, f16, 0) GROUPS(__half, f16, 64) GROUPS(__half, f16, 128)
+GROUPS(int8_t, q8_0, 0) GROUPS(int8_t, q8_0, 64) GROUPS(int8_t, q8_0, 128)
+GROUPS(float, f32, 0)

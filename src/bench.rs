@@ -86,13 +86,15 @@ fn measure(flags: &Flags, model: &ModelChoice) -> Result<Value, Failure> {
         ModelChoice::File(path) => Some(FileLoad::new(flags.load_options(path)).reads()?),
         ModelChoice::Fake(_) => None,
     };
-    let number_bytes = match flags.kv_type {
-        KvType::F16 => 2,
-        KvType::F32 => 4,
+    // of a block of 32 numbers
+    let block_bytes = match flags.kv_type {
+        KvType::F16 => 64,
+        KvType::F32 => 128,
+        KvType::Q8_0 => 34,
     };
     let floor = |depth: usize| {
         let reads = reads.as_ref()?;
-        Some(reads.weights_bytes + reads.kv_numbers(depth) * number_bytes)
+        Some(reads.weights_bytes + reads.kv_numbers(depth) * block_bytes / 32)
     };
     let decode: Vec<Value> = (figures.decode.iter())
         .map(|(depth, step, drawn)| {
