@@ -110,7 +110,7 @@ struct Cut {
 };
 
 // The copies of a block: its splits from the first to the last, piece by piece, into the slots of the ring in turn.
-template <class E, uint32_t W>
+template <class E, uint32_t W, uint32_t THREADS>
 struct Feed {
     const Attend &a;
     const Cut<E, W> cut;
@@ -126,9 +126,8 @@ struct Feed {
         return (const E *)a.pool + page * a.page_elements + a.layer_offset + (size_t)blockIdx.x * 2 * part_elements<E>(cut.wide);
     }
 
-    __device__ __forceinline__ Feed(const Attend &a, u8 *ring, uint32_t first, uint32_t last, uint32_t oldest, uint32_t end)
-        : a(a), cut(a.wide), ring(ring), oldest(oldest), end(end), last(last), split(first), piece(0), slot(0) {
-        pages = (const uint32_t *)__ldcg((const unsigned long long *)&a.step->pages);
+    __device__ __forceinline__ Feed(const Attend &a, const uint32_t *pages, u8 *ring, uint32_t first, uint32_t last, uint32_t oldest, uint32_t end)
+        : a(a), cut(a.wide), ring(ring), oldest(oldest), end(end), last(last), split(first), piece(0), slot(0), pages(pages) {
         next_page = page_of(split);
     }
 
@@ -137,16 +136,18 @@ struct Feed {
 
     __device__ __forceinline__ void keys(u8 *to) const {
         constexpr uint32_t UNITS = SPLIT * 8 * sizeof(E) / 16;  // copies of eight columns
-        const uint32_t lo = low(), hi = high(), c0 = piece * (Cut<E, W>::COLUMNS / 8), chunks = min(Cut<E, W>::COLUMNS / 8, cut.wide / 8 - c0);
+        const uint32_t lo = low(), hi = high(), c0 = piece * (Cut<E, W>::COLUMNS / 8);
+        const uint32_t chunks = W && W % Cut<E, W>::COLUMNS == 0 ? Cut<E, W>::COLUMNS / 8 : min(Cut<E, W>::COLUMNS / 8, cut.wide / 8 - c0);
         const E *from = page + ((size_t)c0 * PAGE + split * SPLIT % PAGE) * 8;
-#pragma unroll 4
-        for (uint32_t i = threadIdx.x; i < chunks * UNITS; i += SPLIT) {
-            const uint32_t u = i % UNITS;
-            if ((16 * u + 15) / (8 * sizeof(E)) >= lo && 16 * u / (8 * sizeof(E)) < hi) copy16(to + 16 * i, (const u8 *)(from + i / UNITS * (PAGE * 8)) + 16 * u);
+#pragma unroll
+        for (uint32_t k = 0; k < Cut<E, W>::COLUMNS / 8 * UNITS / THREADS; k++) {
+            const uint32_t i = threadIdx.x + k * THREADS, u = i % UNITS;
+            const bool there = (16 * u + 15) / (8 * sizeof(E)) >= lo && 16 * u / (8 * sizeof(E)) < hi;
+            if (there && i < chunks * UNITS) copy16(to + 16 * i, (const u8 *)(from + i / UNITS * (PAGE * 8)) + 16 * u);
         }
         if constexpr (SCALED<E>) {
             const __half *scales = (const __half *)(page + cut.wide * PAGE) + c0 / 4 * PAGE + split * SPLIT % PAGE;
-            for (uint32_t i = threadIdx.x; i < chunks / 4 * 16; i += SPLIT)
+            for (uint32_t i = threadIdx.x; i < chunks / 4 * 16; i += THREADS)
                 if (i % 16 * 8 + 7 >= lo && i % 16 * 8 < hi) copy16(to + Cut<E, W>::KEY_BYTES + 16 * i, scales + i / 16 * PAGE + i % 16 * 8);
         }
     }
@@ -158,14 +159,18 @@ struct Feed {
         const E *part = page + part_elements<E>(cut.wide);
         const u8 *from = (const u8 *)part + (size_t)(at + begin) * row;
         to += (begin - r0) * row;
-#pragma unroll 4
-        for (uint32_t i = 16 * threadIdx.x; i < (stop - begin) * row; i += 16 * SPLIT) copy16(to + i, from + i);
+        const uint32_t bytes = (stop - begin) * row;
+#pragma unroll
+        for (uint32_t k = 0; k < Cut<E, W>::KEY_BYTES / 16 / THREADS; k++) {
+            const uint32_t i = 16 * (threadIdx.x + k * THREADS);
+            if (i < bytes) copy16(to + i, from + i);
+        }
         if constexpr (SCALED<E>) {
             // whole units of 16 bytes: scales of eight rows are some of them
-            const uint32_t of_row = cut.wide / 16, first = begin & ~7u, bytes = ((stop + 7 & ~7u) - first) * of_row;
+            const uint32_t of_row = cut.wide / 16, first = begin & ~7u, of_scales = ((stop + 7 & ~7u) - first) * of_row;
             const u8 *scales = (const u8 *)(part + cut.wide * PAGE) + (size_t)(at + first) * of_row;
             to += (cut.rows + r0 - begin) * row + (first - r0) * of_row;
-            for (uint32_t i = 16 * threadIdx.x; i < bytes; i += 16 * SPLIT) copy16(to + i, scales + i);
+            for (uint32_t i = 16 * threadIdx.x; i < of_scales; i += 16 * THREADS) copy16(to + i, scales + i);
         }
     }
 
@@ -199,10 +204,10 @@ struct Feed {
 // What a block works in.
 struct Room {
     u8 *ring;
-    float *shares;    // (up to 4 heads, ways, wide)
+    float *shares;    // (teams, up to 2 heads, ways, wide)
     float *heads;     // (G + 2, wide): queries, zeros where the group has fewer, then the token's own key and value
-    float *p;         // (SPLIT, G)
-    float *stats;     // (2, G, 4)
+    float *p;         // (teams, SPLIT, heads of a team)
+    float *stats;     // (teams, 2, heads of a team, 4)
     float2 *angles;   // (dims / 2)
     float *norms;     // (2, head_dim)
     u8 *own;          // the token's own key and value as they are stored
@@ -215,9 +220,9 @@ __device__ __forceinline__ float *partial_at(const Attend &a, uint32_t t, uint32
 }
 
 // The pieces of a ring as they are worked on.
-template <class E, uint32_t W>
+template <class E, uint32_t W, uint32_t THREADS>
 struct Pieces {
-    Feed<E, W> &feed;
+    Feed<E, W, THREADS> &feed;
     uint32_t taken, slot;
 
     // The next piece, there for all threads; the slot of the one before is asked for anew.
@@ -246,16 +251,17 @@ __device__ __forceinline__ void load_weights(const float *from, float (&to)[G]) 
 }
 
 // Scores of a split, a thread a position.
-template <class E, int G, uint32_t W>
-__device__ __forceinline__ void score_split(const Attend &a, const Room &room, Pieces<E, W> &pieces, bool visible, bool own, float (&score)[G]) {
-    const uint32_t wide = W ? W : a.wide;
+template <class E, int G, uint32_t W, uint32_t THREADS>
+__device__ __forceinline__ void score_split(const Attend &a, const Room &room, Pieces<E, W, THREADS> &pieces, bool visible, bool own, float (&score)[G]) {
+    const uint32_t wide = W ? W : a.wide, place = threadIdx.x % SPLIT;
+    const float *queries = room.heads + threadIdx.x / SPLIT * G * wide;
 #pragma unroll
     for (int g = 0; g < G; g++) score[g] = 0.0f;
     for (uint32_t first = 0; first < wide; first += Cut<E, W>::COLUMNS) {
         const u8 *piece = pieces.next();
         if (!visible) continue;
-        const E *key = own ? (const E *)room.own + first : (const E *)piece + 8 * threadIdx.x;
-        const __half *scale = own ? (const __half *)((const E *)room.own + wide) + first / 32 : (const __half *)(piece + Cut<E, W>::KEY_BYTES) + threadIdx.x;
+        const E *key = own ? (const E *)room.own + first : (const E *)piece + 8 * place;
+        const __half *scale = own ? (const __half *)((const E *)room.own + wide) + first / 32 : (const __half *)(piece + Cut<E, W>::KEY_BYTES) + place;
         const uint32_t step = own ? 8 : 8 * SPLIT, scale_step = own ? 1 : SPLIT, chunks = min(Cut<E, W>::COLUMNS, wide - first) / 8;
 #pragma unroll 4
         for (uint32_t c = 0; c < chunks; c++) {
@@ -265,7 +271,7 @@ __device__ __forceinline__ void score_split(const Attend &a, const Room &room, P
             k8.widen(k);
 #pragma unroll
             for (int g = 0; g < G; g++) {
-                const float *qg = room.heads + g * wide + first + 8 * c;
+                const float *qg = queries + g * wide + first + 8 * c;
                 const float4 q0 = *(const float4 *)qg, q1 = *(const float4 *)(qg + 4);
                 score[g] = fmaf(q0.x, k[0], score[g]), score[g] = fmaf(q0.y, k[1], score[g]);
                 score[g] = fmaf(q0.z, k[2], score[g]), score[g] = fmaf(q0.w, k[3], score[g]);
@@ -279,7 +285,8 @@ __device__ __forceinline__ void score_split(const Attend &a, const Room &room, P
 // Scores become exponentials, in `p`; the largest score and the sum of each warp lie in `stats`.
 template <int G>
 __device__ __forceinline__ void soften(const Attend &a, const Room &room, bool visible, float (&score)[G]) {
-    const uint32_t warp = threadIdx.x / WARP;
+    const uint32_t warp = threadIdx.x % SPLIT / WARP;
+    float *stats = room.stats + threadIdx.x / SPLIT * 8 * G, *p = room.p + threadIdx.x * G;
     float of_warp[G];
 #pragma unroll
     for (int g = 0; g < G; g++) score[g] *= a.scale;
@@ -294,30 +301,31 @@ __device__ __forceinline__ void soften(const Attend &a, const Room &room, bool v
     }
     if (threadIdx.x % WARP == 0) {
 #pragma unroll
-        for (int g = 0; g < G; g++) room.stats[g * 4 + warp] = of_warp[g];
+        for (int g = 0; g < G; g++) stats[g * 4 + warp] = of_warp[g];
     }
     __syncthreads();
 #pragma unroll
     for (int g = 0; g < G; g++) {
-        const float4 r = *(const float4 *)(room.stats + g * 4);
+        const float4 r = *(const float4 *)(stats + g * 4);
         const float largest = fmaxf(fmaxf(r.x, r.y), fmaxf(r.z, r.w));
         const float e = visible ? expf(score[g] - largest) : 0.0f;
-        room.p[threadIdx.x * G + g] = e;
+        p[g] = e;
         of_warp[g] = warp_sum(e);
     }
     if (threadIdx.x % WARP == 0) {
 #pragma unroll
-        for (int g = 0; g < G; g++) room.stats[4 * G + g * 4 + warp] = of_warp[g];
+        for (int g = 0; g < G; g++) stats[4 * G + g * 4 + warp] = of_warp[g];
     }
 }
 
 // Weighted values of positions start .. stop of a split; `own` is the token's own, or none. Eight columns a thread, positions dealt out among
 // the threads of the same columns.
-template <class E, int G, uint32_t W>
-__device__ __forceinline__ void weigh_split(const Attend &a, const Room &room, Pieces<E, W> &pieces, uint32_t start, uint32_t stop, uint32_t own, float (&acc)[G][8]) {
+template <class E, int G, uint32_t W, uint32_t THREADS>
+__device__ __forceinline__ void weigh_split(const Attend &a, const Room &room, Pieces<E, W, THREADS> &pieces, uint32_t start, uint32_t stop, uint32_t own, float (&acc)[G][8]) {
     const Cut<E, W> &cut = pieces.feed.cut;
     const uint32_t wide = W ? W : a.wide;
-    const uint32_t lanes = wide / 8, ways = SPLIT / lanes, c = threadIdx.x % lanes, way = threadIdx.x / lanes;
+    const uint32_t lanes = wide / 8, ways = SPLIT / lanes, place = threadIdx.x % SPLIT, c = place % lanes, way = place / lanes;
+    const float *p = room.p + threadIdx.x / SPLIT * SPLIT * G;
 #pragma unroll
     for (int g = 0; g < G; g++)
 #pragma unroll
@@ -335,7 +343,7 @@ __device__ __forceinline__ void weigh_split(const Attend &a, const Room &room, P
             Eight<E> v8;
             float v[8], e[G];
             v8.load(value + 8 * c, scale + c / 4);
-            load_weights<G>(room.p + i * G, e);
+            load_weights<G>(p + i * G, e);
             v8.widen(v);
 #pragma unroll
             for (int g = 0; g < G; g++) {
@@ -362,30 +370,32 @@ __device__ __forceinline__ void store_four(const Attend &a, float *to, uint32_t 
 // Adds the shares of the ways in their order: the result, where there is one split, or a part of it.
 template <int G, uint32_t W>
 __device__ __forceinline__ void finish_split(const Attend &a, const Room &room, uint32_t t, uint32_t split, bool alone, const float (&acc)[G][8]) {
-    const uint32_t group = a.group, wide = W ? W : a.wide;
-    const uint32_t lanes = wide / 8, ways = SPLIT / lanes, c = threadIdx.x % lanes, way = threadIdx.x / lanes;
+    const uint32_t wide = W ? W : a.wide, team = threadIdx.x / SPLIT, place = threadIdx.x % SPLIT;
+    const uint32_t lanes = wide / 8, ways = SPLIT / lanes, c = place % lanes, way = place / lanes;
+    const float *stats = room.stats + team * 8 * G;
+    float *shares = room.shares + team * min(G, 2) * ways * wide;
 #pragma unroll
-    for (int g0 = 0; g0 < G; g0 += 4) {
-        if (g0 >= group) break;
+    for (int g0 = 0; g0 < G; g0 += 2) {
         if (g0 > 0) __syncthreads();
 #pragma unroll
-        for (int g = g0; g < g0 + 4 && g < G; g++) {
-            float *to = room.shares + ((g - g0) * ways + way) * wide + 8 * c;
+        for (int g = g0; g < g0 + 2 && g < G; g++) {
+            float *to = shares + ((g - g0) * ways + way) * wide + 8 * c;
             if (way < ways) {
                 *(float4 *)to = make_float4(acc[g][0], acc[g][1], acc[g][2], acc[g][3]);
                 *(float4 *)(to + 4) = make_float4(acc[g][4], acc[g][5], acc[g][6], acc[g][7]);
             }
         }
         __syncthreads();
-        for (uint32_t i = threadIdx.x; i < min(group - g0, 4u) * wide / 4; i += SPLIT) {
-            const uint32_t of = i / (wide / 4), column = i % (wide / 4) * 4, g = g0 + of, h = blockIdx.x * group + g;
+        for (uint32_t i = place; i < min(G - g0, 2) * wide / 4; i += SPLIT) {
+            const uint32_t of = i / (wide / 4), column = i % (wide / 4) * 4, g = g0 + of, in_group = team * G + g, h = blockIdx.x * a.group + in_group;
+            if (in_group >= a.group) break;
             float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
 #pragma unroll 8
             for (uint32_t w = 0; w < ways; w++) {
-                const float4 share = *(const float4 *)(room.shares + (of * ways + w) * wide + column);
+                const float4 share = *(const float4 *)(shares + (of * ways + w) * wide + column);
                 v.x += share.x, v.y += share.y, v.z += share.z, v.w += share.w;
             }
-            const float4 r = *(const float4 *)(room.stats + g * 4), s = *(const float4 *)(room.stats + 4 * G + g * 4);
+            const float4 r = *(const float4 *)(stats + g * 4), s = *(const float4 *)(stats + 4 * G + g * 4);
             const float largest = fmaxf(fmaxf(r.x, r.y), fmaxf(r.z, r.w)), sum = (s.x + s.y) + (s.z + s.w);
             if (alone) {
                 // as `combine` does with one split
@@ -453,9 +463,9 @@ __device__ __forceinline__ void fetch_norms(const Rope &a, float *norms) {
 }
 
 // Queries of the group, and, where the block `owns` the token's position, its key and value: loaded, turned, stored. A warp a head.
-template <class E, int G, uint32_t W>
+template <class E, int G, uint32_t W, uint32_t THREADS>
 __device__ __forceinline__ void prepare_heads(const Attend &a, const Room &room, uint32_t t, uint32_t position, bool owns, E *page) {
-    constexpr uint32_t WARPS = SPLIT / WARP, PARTS = (G + 2 + WARPS - 1) / WARPS, COLUMNS = W ? W / WARP : 4;
+    constexpr uint32_t WARPS = THREADS / WARP, PARTS = (G + 2 + WARPS - 1) / WARPS, COLUMNS = W ? W / WARP : 4;
     const uint32_t kv_head = blockIdx.x, wide = W ? W : a.wide, dim = W ? W : a.head_dim, warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     const float *from = a.q + (size_t)t * a.q_stride + (size_t)kv_head * a.group * dim;
     for (uint32_t c0 = 0; c0 < wide; c0 += COLUMNS * WARP) {
@@ -492,13 +502,15 @@ __device__ __forceinline__ void prepare_heads(const Attend &a, const Room &room,
     __syncthreads();
 }
 
+// For so many teams of so many heads.
 template <class E, uint32_t W>
-__device__ __forceinline__ Room room_of(const Attend &a, uint32_t built_for, u8 *shared) {
+__device__ __forceinline__ Room room_of(const Attend &a, uint32_t teams, uint32_t heads, u8 *shared) {
+    const uint32_t built_for = teams * heads;
     const uint32_t wide = W ? W : a.wide, ways = SPLIT / (wide / 8);
     Room room;
     room.ring = shared;
     room.shares = (float *)(shared + a.slots * Cut<E, W>::BYTES);
-    room.heads = room.shares + min(built_for, 4u) * ways * wide;
+    room.heads = room.shares + teams * min(heads, 2u) * ways * wide;
     room.p = room.heads + (built_for + 2) * wide;
     room.stats = room.p + SPLIT * built_for;
     room.norms = room.stats + 8 * built_for;
@@ -508,44 +520,47 @@ __device__ __forceinline__ Room room_of(const Attend &a, uint32_t built_for, u8 
     return room;
 }
 
-template <class E, int G, uint32_t W>
+template <class E, int TEAMS, int G, uint32_t W>
 __device__ __forceinline__ void attend(const Attend &a) {
     let_next_start();
+    constexpr uint32_t THREADS = TEAMS * SPLIT;
     extern __shared__ __align__(16) u8 shared[];
     __shared__ uint32_t arrived;
     const uint32_t t = blockIdx.z, kv_head = blockIdx.x, group = a.group;
-    const uint32_t begins = __ldcg(&a.step->position), position = begins + a.first_token + t;
-    if (a.first_token + t >= __ldcg(&a.step->n_tokens)) return;
+    const uint2 of_step = __ldcg((const uint2 *)a.step);
+    const uint32_t *pages = (const uint32_t *)__ldcg((const unsigned long long *)&a.step->pages);
+    const uint32_t begins = of_step.x, position = begins + a.first_token + t;
+    if (a.first_token + t >= of_step.y) return;
     const uint32_t oldest = a.window && position + 1 > a.window ? position + 1 - a.window : 0;
     const uint32_t first = oldest / SPLIT, last = position / SPLIT;
     if (first + blockIdx.y > last) return;
-    const Room room = room_of<E, W>(a, G, shared);
-    Feed<E, W> feed(a, room.ring, first + blockIdx.y, last, oldest, a.turns ? position : position + 1);
+    const Room room = room_of<E, W>(a, TEAMS, G, shared);
+    Feed<E, W, THREADS> feed(a, pages, room.ring, first + blockIdx.y, last, oldest, a.turns ? position : position + 1);
+    const uint32_t own_page = a.turns ? feed.page_of(last) : 0;
+    const float frequency = a.turns ? first_frequency(a.turn) : 0.0f;
     uint32_t asked = 0;
     // pieces of what other steps have stored
     while (asked < a.slots && (a.turns || feed.split * SPLIT + SPLIT <= begins)) feed.ask(), asked++;
     if (feed.split == first + blockIdx.y && asked == a.slots) feed.prefetch_values();
     const bool owns = a.turns && (last - first) % gridDim.y == blockIdx.y;
-    E *own_page = nullptr;
     if (a.turns) {
-        own_page = (E *)feed.head_in(feed.page_of(last));
         fetch_norms(a.turn, room.norms);
-        find_angles(a.turn, position, room.angles);
+        find_angles(a.turn, position, frequency, room.angles);
         __syncthreads();
     }
     wait_for_inputs();
     for (; asked < a.slots; asked++) feed.ask();
-    prepare_heads<E, G, W>(a, room, t, position, owns, own_page);
+    prepare_heads<E, TEAMS * G, W, THREADS>(a, room, t, position, owns, (E *)feed.head_in(own_page));
 
-    Pieces<E, W> pieces = {feed, 0, 0};
+    Pieces<E, W, THREADS> pieces = {feed, 0, 0};
     for (uint32_t split = first + blockIdx.y; split <= last; split += gridDim.y) {
-        const uint32_t begin = split * SPLIT, mine = begin + threadIdx.x;
+        const uint32_t begin = split * SPLIT, mine = begin + threadIdx.x % SPLIT;
         const bool visible = mine <= position && mine >= oldest;
         float score[G], acc[G][8];
-        score_split<E, G, W>(a, room, pieces, visible, a.turns && mine == position, score);
+        score_split<E, G, W, THREADS>(a, room, pieces, visible, a.turns && mine == position, score);
         soften<G>(a, room, visible, score);
         const uint32_t start = oldest > begin ? oldest - begin : 0, stop = min(SPLIT, position + 1 - begin);
-        weigh_split<E, G, W>(a, room, pieces, start, stop, a.turns ? position - begin : SPLIT, acc);
+        weigh_split<E, G, W, THREADS>(a, room, pieces, start, stop, a.turns ? position - begin : SPLIT, acc);
         finish_split<G, W>(a, room, t, split, first == last, acc);
     }
     if (first == last) return;
@@ -553,23 +568,22 @@ __device__ __forceinline__ void attend(const Attend &a) {
     // the block that comes last combines what all have left
     __syncthreads();
     if (threadIdx.x == 0) {
-        __threadfence();
-        arrived = atomicAdd(a.arrived + t * a.n_kv_heads + kv_head, 1u);
-        __threadfence();
+        // what the block has written before the barrier comes first, what it reads after the next one comes last
+        asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], 1;" : "=r"(arrived) : "l"(a.arrived + t * a.n_kv_heads + kv_head) : "memory");
     }
     __syncthreads();
     const uint32_t blocks = min(gridDim.y, last - first + 1);
     if (arrived + 1 != blocks) return;
-    const uint32_t warp = threadIdx.x / WARP, warps = SPLIT / WARP, all = (uint32_t)((float *)room.heads - (float *)room.ring);
+    const uint32_t warp = threadIdx.x / WARP, warps = min(group, THREADS / WARP), all = (uint32_t)((float *)room.heads - (float *)room.ring);
     const uint32_t fit = all / warps / (4 + 128);
-    for (uint32_t g = warp; g < group; g += warps) combine<W>(a, t, kv_head * group + g, first, last, (float *)room.ring + warp * fit * (4 + 128), fit);
+    for (uint32_t g = warp; warp < warps && g < group; g += warps) combine<W>(a, t, kv_head * group + g, first, last, (float *)room.ring + warp * fit * (4 + 128), fit);
     if (threadIdx.x == 0) a.arrived[t * a.n_kv_heads + kv_head] = 0;
 }
 
-// Widths that are most models'; 0 for any.
-#define INSTANCE(E, NAME, G, W, BLOCKS) \
-    extern "C" __global__ void __launch_bounds__(SPLIT, BLOCKS) attend_##NAME##_##G##_##W(const __grid_constant__ Attend a) { attend<E, G, W>(a); }
-#define GROUPS(E, NAME, W) INSTANCE(E, NAME, 1, W, 4) INSTANCE(E, NAME, 4, W, 4) INSTANCE(E, NAME, 8, W, 2) INSTANCE(E, NAME, 16, W, 2)
+// Heads of a group are dealt out among teams of SPLIT threads. Widths are those of most models; 0 for any.
+#define INSTANCE(E, NAME, TEAMS, G, BLOCKS, ALL, W) \
+    extern "C" __global__ void __launch_bounds__(TEAMS *SPLIT, BLOCKS) attend_##NAME##_##ALL##_##W(const __grid_constant__ Attend a) { attend<E, TEAMS, G, W>(a); }
+#define GROUPS(E, NAME, W) INSTANCE(E, NAME, 1, 1, 4, 1, W) INSTANCE(E, NAME, 2, 2, 3, 4, W) INSTANCE(E, NAME, 2, 4, 2, 8, W) INSTANCE(E, NAME, 4, 4, 1, 16, W)
 GROUPS(__half, f16, 0) GROUPS(__half, f16, 64) GROUPS(__half, f16, 128)
 GROUPS(int8_t, q8_0, 0) GROUPS(int8_t, q8_0, 64) GROUPS(int8_t, q8_0, 128)
 GROUPS(float, f32, 0)

@@ -16,7 +16,7 @@ __device__ __forceinline__ void rope_append(const Rope &a) {
     if (t >= __ldcg(&a.step->n_tokens)) return;
     float2 *angles = (float2 *)shared;
     float *head = shared + a.dims + warp * a.head_dim;
-    find_angles(a, position, angles);
+    find_angles(a, position, first_frequency(a), angles);
     wait_for_inputs();
     __syncthreads();
     if (part >= a.n_heads + 2 * a.n_kv_heads) return;

@@ -37,12 +37,17 @@ __device__ __forceinline__ uint32_t part_elements(uint32_t wide) {
     return (SCALED<E> ? wide + wide / 16 : wide) * PAGE;
 }
 
+// The frequency of the first pair that a thread turns, to be asked for early.
+__device__ __forceinline__ float first_frequency(const Rope &a) {
+    return a.frequencies && threadIdx.x < a.dims / 2 ? a.frequencies[threadIdx.x] : 0.0f;
+}
+
 // Cosines and sines of a position, (dims / 2), by all threads of a block.
-__device__ __forceinline__ void find_angles(const Rope &a, uint32_t position, float2 *angles) {
+__device__ __forceinline__ void find_angles(const Rope &a, uint32_t position, float frequency, float2 *angles) {
     if (!a.frequencies) return;
     for (uint32_t i = threadIdx.x; i < a.dims / 2; i += blockDim.x) {
         float sine, cosine;
-        sincosf((float)position * a.frequencies[i], &sine, &cosine);
+        sincosf((float)position * (i < blockDim.x ? frequency : a.frequencies[i]), &sine, &cosine);
         angles[i] = make_float2(cosine * a.magnitude, sine * a.magnitude);
     }
 }

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use memmap2::{Advice, Mmap, UncheckedAdvice};
 
-use crate::model::weights::{Files, Weight};
+use crate::model::weights::Files;
 
 /// How far ahead of the load the system is told to read. All at once would keep the loop waiting at a large file.
 const AHEAD_BYTES: usize = 64 * 1024 * 1024;

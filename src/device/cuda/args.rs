@@ -259,7 +259,7 @@ pub struct Attend {
     pub first_token: u32,
     pub slots: u32,
     pub turns: u32,
-    pub end: u32,
+    pub group: u32,
     pub turn: Rope,
 }
 

@@ -4,7 +4,7 @@ use bytemuck::Zeroable;
 use cudarc::driver::DriverError;
 
 use super::args::{Address, Attend, AttendMany, Rope};
-use super::launch::{ATTEND_GROUPS, ATTEND_MANY, Grid, SPLIT};
+use super::launch::{ATTEND_MANY, Grid, SPLIT};
 use super::sizes::{Area, head_elements, wide};
 use super::{CudaDevice, KvType, PAGE_TOKENS, ROWS_MAX, element_bytes, kv_name};
 use crate::model::plan::{NormOp, Op, RopeOp, TensorId};
@@ -39,6 +39,12 @@ struct Portion {
     n_kv: usize,
 }
 
+/// Query heads that share a key head, for which `attend` was built, and teams of [`SPLIT`] threads that they are dealt out among.
+const ATTEND_GROUPS: [(usize, usize); 4] = [(1, 1), (4, 2), (8, 2), (16, 4)];
+
+/// Widths of a head that instances of `attend` know; they have all others, too. Of f32 there is none.
+const ATTEND_WIDTHS: [usize; 2] = [64, 128];
+
 /// Threads of a block of `rope_append`: a warp a head.
 const ROPE_THREADS: u32 = 128;
 
@@ -46,7 +52,39 @@ const ROPE_THREADS: u32 = 128;
 const PIECE_BYTES: usize = 16 * 1024;
 
 /// Most query heads of a key head in one launch.
-const GROUP_MAX: usize = ATTEND_GROUPS[ATTEND_GROUPS.len() - 1];
+const GROUP_MAX: usize = ATTEND_GROUPS[ATTEND_GROUPS.len() - 1].0;
+
+/// An instance of `attend`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct AttendInstance {
+    /// Most query heads of a key head.
+    group: usize,
+    /// Of a head; 0 for any.
+    width: usize,
+}
+
+impl AttendInstance {
+    /// All that there are for pages of such numbers.
+    pub(super) fn all(kv: KvType) -> impl Iterator<Item = Self> {
+        let known = match kv {
+            KvType::F16 | KvType::Q8_0 => ATTEND_WIDTHS.as_slice(),
+            KvType::F32 => &[],
+        };
+        let widths = known.iter().copied().chain([0]);
+        widths.flat_map(|width| ATTEND_GROUPS.map(|(group, _)| Self { group, width }))
+    }
+
+    /// Teams of [`SPLIT`] threads of a block.
+    fn teams(self) -> usize {
+        let of = ATTEND_GROUPS.iter().find(|(group, _)| *group == self.group);
+        of.map_or(1, |(_, teams)| *teams)
+    }
+
+    /// "attend_f16_4_128".
+    pub(super) fn name(self, kv: KvType) -> String {
+        format!("attend_{}_{}_{}", kv.name(), self.group, self.width)
+    }
+}
 
 impl Heads {
     /// `n` query heads over `n_kv` key heads of width `dim`.
@@ -298,11 +336,8 @@ impl CudaDevice {
         let (group, stride) = (portion.n / portion.n_kv, heads.n * heads.dim);
         let moved = ((first * stride + portion.head * heads.dim) * 4) as u64;
         let kv_offset = portion.kv_head * 2 * head_elements(heads.dim, self.kv) * PAGE_TOKENS;
-        let built_for = ATTEND_GROUPS
-            .into_iter()
-            .find(|g| *g >= group)
-            .unwrap_or(group);
-        let (slots, shared_bytes) = self.attend_shared(heads.dim, group, built_for);
+        let instance = attend_instance(group, heads.dim, self.kv);
+        let (slots, shared_bytes) = self.attend_shared(heads.dim, instance);
         let turns = self.turns_itself(heads, n) && first == 0;
         let args = Attend {
             step: self.at(Area::Step),
@@ -330,7 +365,7 @@ impl CudaDevice {
             first_token: first as u32,
             slots: slots as u32,
             turns: u32::from(turns),
-            end: 0,
+            group: group as u32,
             turn: match turns {
                 true => self.turn_of(heads),
                 false => Rope::zeroed(),
@@ -342,29 +377,38 @@ impl CudaDevice {
             .min((2 * self.multiprocessors).div_ceil(portion.n_kv));
         let grid = Grid {
             blocks: (portion.n_kv as u32, splits as u32, n as u32),
-            threads: SPLIT as u32,
+            threads: (instance.teams() * SPLIT) as u32,
             shared_bytes,
         };
         self.kernels
-            .attend(kv_name(self.kv), built_for, &self.stream, grid, &args)
+            .attend(&instance.name(self.kv), &self.stream, grid, &args)
     }
 
     /// Slots of the ring of a block of `attend`, and its shared memory: as many as leave half of a multiprocessor to the product that
     /// follows, beside two blocks, so that its first copies are under way meanwhile; two at least.
-    fn attend_shared(&self, head_dim: usize, group: usize, built_for: usize) -> (usize, usize) {
+    fn attend_shared(&self, head_dim: usize, instance: AttendInstance) -> (usize, usize) {
+        let (built_for, teams) = (instance.group, instance.teams());
         let wide = wide(head_dim, self.kv);
         let slot = match self.kv {
             KvType::F16 | KvType::F32 => PIECE_BYTES,
             KvType::Q8_0 => PIECE_BYTES + PIECE_BYTES / 16,
         };
         let own = (head_elements(head_dim, self.kv) * element_bytes(self.kv)).next_multiple_of(16);
-        let shares = group.min(4) * (SPLIT / (wide / 8)) * wide;
-        let heads = (group + 2) * wide + (SPLIT + 8) * built_for + 3 * wide;
+        let shares = teams * (built_for / teams).min(2) * (SPLIT / (wide / 8)) * wide;
+        let heads = (built_for + 2) * wide + (SPLIT + 8) * built_for + 3 * wide;
         let fixed = (shares + heads) * 4 + 2 * own;
         let quarter = (self.kernels.shared_max() + 2048) / 4 - 1024;
         let slots = (quarter.saturating_sub(fixed) / slot).clamp(2, 4);
         (slots, fixed + slots * slot)
     }
+}
+
+/// The instance for such groups and heads.
+fn attend_instance(group: usize, head_dim: usize, kv: KvType) -> AttendInstance {
+    let fits = |of: &AttendInstance| of.group >= group && [0, head_dim].contains(&of.width);
+    let all = AttendInstance::all(kv).filter(fits);
+    all.min_by_key(|of| (of.group, usize::MAX - of.width))
+        .unwrap_or(AttendInstance { group, width: 0 })
 }
 
 /// Shared memory of a block of `attend_many`: its queries, and two tiles of 64 keys and values, each row padded by 16 bytes.

@@ -7,8 +7,9 @@ use bytemuck::Zeroable;
 use cudarc::driver::DriverError;
 
 use super::args::{Address, Matvec, Segment, WeightRows, epilogue, norm_kind};
+use super::attention::AttendInstance;
 use super::launch::{
-    ATTEND_GROUPS, ATTEND_MANY, Grid, Kernels, MATVEC_PAIRS, MATVEC_THREADS, MATVEC_TOKENS, is_float,
+    ATTEND_MANY, Grid, Kernels, MATVEC_PAIRS, MATVEC_THREADS, MATVEC_TOKENS, is_float,
     matvec_name,
 };
 use super::prompt::Rows;
@@ -184,14 +185,13 @@ pub fn prepare(
         kernels.prepare(&format!("router_{}", kind.name()))?;
         kernels.prepare(&format!("embed_{}", kind.name()))?;
     }
-    let kv = kv_name(kv);
-    for group in ATTEND_GROUPS {
-        kernels.prepare(&format!("attend_{kv}_{group}"))?;
+    for instance in AttendInstance::all(kv) {
+        kernels.prepare(&instance.name(kv))?;
     }
     for (width, queries) in ATTEND_MANY {
         kernels.prepare(&format!("attend_many_{width}_{queries}"))?;
     }
-    kernels.prepare(&format!("rope_append_{kv}"))?;
+    kernels.prepare(&format!("rope_append_{}", kv_name(kv)))?;
     for name in prompt::names(kernels.has_hopper()) {
         kernels.prepare(name)?;
     }
