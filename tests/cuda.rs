@@ -177,13 +177,14 @@ fn says_what_the_cpu_says_in_pieces_of_any_size() {
             for piece in [1, 2, 5, 8, 9, 130, 513] {
                 let ours = common::forward(&mut device, &tokens, 0, piece, Rows::All);
                 let off = difference(&ours, &theirs);
-                // activations of 16 bits, or f16 products; what is rounded after them may fall to the other side
+                // activations of 16 bits, or f16 products; a number of Q8_0 that is rounded after them may fall to the other side, by 1/127 of
+                // its block's largest, which is as much as rounding costs
                 let bound = match (kv, piece > 8) {
                     (KvType::F32, false) => 3e-4,
                     (KvType::F16, false) => 2e-3,
-                    (KvType::Q8_0, false) => 8e-3,
+                    (KvType::Q8_0, false) => 2e-2,
                     (KvType::F32 | KvType::F16, true) => 6e-3,
-                    (KvType::Q8_0, true) => 1.2e-2,
+                    (KvType::Q8_0, true) => 5e-2,
                 };
                 common::say(&format!("{name}, {kv:?}, pieces of {piece}: {off:.1e}"));
                 if off > bound {
