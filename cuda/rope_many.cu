@@ -4,25 +4,10 @@
 // computed once for all heads. A warp takes a head, a lane four values or, of heads wider than 128, eight, so that accesses are of 16 bytes.
 // head_dim is a multiple of 4 and at most 256; dims is one of 8 where pairs are halves, else one of 4.
 // Grid (n_tokens), 256 threads.
-#include "common.cuh"
+#include "rope.cuh"
 
 #define HEAD_MAX 256u
 #define THREADS 256u
-
-// As in rope.cu.
-struct Rope {
-    const Step *step;
-    float *q, *k;
-    const float *v;
-    u8 *pool;
-    uint64_t page_elements, layer_offset;
-    const float *q_norm, *k_norm;
-    const float *frequencies;
-    uint32_t n_heads, n_kv_heads, head_dim, wide;
-    uint32_t q_stride, kv_stride;
-    uint32_t dims, halves;
-    float magnitude, eps;
-};
 
 __device__ __forceinline__ void store4(__half *to, const float (&v)[4]) {
     const __half2 a = __floats2half2_rn(v[0], v[1]), b = __floats2half2_rn(v[2], v[3]);

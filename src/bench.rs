@@ -86,7 +86,7 @@ fn measure(flags: &Flags, model: &ModelChoice) -> Result<Value, Failure> {
         ModelChoice::File(path) => Some(FileLoad::new(flags.load_options(path)).reads()?),
         ModelChoice::Fake(_) => None,
     };
-    // of 32 numbers
+    // of a block of 32 numbers
     let block_bytes = match flags.kv_type {
         KvType::F16 => 64,
         KvType::F32 => 128,

@@ -158,7 +158,7 @@ fn says_what_the_cpu_says_in_pieces_of_any_size() {
     let mut wrong = Vec::new();
     for (name, shape) in shapes() {
         let tokens = tokens(513, shape.n_vocab);
-        for kv in [KvType::F32, KvType::F16] {
+        for kv in [KvType::F32, KvType::F16, KvType::Q8_0] {
             let options = CpuOptions {
                 context: 768,
                 kv,
@@ -177,13 +177,14 @@ fn says_what_the_cpu_says_in_pieces_of_any_size() {
             for piece in [1, 2, 5, 8, 9, 130, 513] {
                 let ours = common::forward(&mut device, &tokens, 0, piece, Rows::All);
                 let off = difference(&ours, &theirs);
-                // activations of 16 bits, or f16 products
-                let bound = if piece > 8 {
-                    6e-3
-                } else if kv == KvType::F32 {
-                    3e-4
-                } else {
-                    2e-3
+                // activations of 16 bits, or f16 products; a number of Q8_0 that is rounded after them may fall to the other side, by 1/127 of
+                // its block's largest, which is as much as rounding costs
+                let bound = match (kv, piece > 8) {
+                    (KvType::F32, false) => 3e-4,
+                    (KvType::F16, false) => 2e-3,
+                    (KvType::Q8_0, false) => 2e-2,
+                    (KvType::F32 | KvType::F16, true) => 6e-3,
+                    (KvType::Q8_0, true) => 5e-2,
                 };
                 common::say(&format!("{name}, {kv:?}, pieces of {piece}: {off:.1e}"));
                 if off > bound {
@@ -199,9 +200,13 @@ fn says_what_the_cpu_says_in_pieces_of_any_size() {
 
 #[test]
 fn a_row_has_the_same_bits_whatever_the_others() {
-    for (name, shape) in shapes() {
+    let kvs = [KvType::F16, KvType::Q8_0];
+    let all = shapes()
+        .into_iter()
+        .flat_map(|of| kvs.map(|kv| (of.clone(), kv)));
+    for ((name, shape), kv) in all {
         let tokens = tokens(300, shape.n_vocab);
-        let Some(mut device) = device(shape.file(), 512, KvType::F16) else {
+        let Some(mut device) = device(shape.file(), 512, kv) else {
             return;
         };
         let one = common::forward(&mut device, &tokens, 0, 1, Rows::All);
@@ -324,6 +329,8 @@ struct Fixture {
     file: Vec<u8>,
     context: usize,
     prompts: Vec<(Vec<u32>, Vec<Vec<f32>>)>,
+    /// The last logits of the last prompt where the reference rounds keys and values to blocks of Q8_0, too.
+    q8_0: Vec<Vec<f32>>,
 }
 
 fn fixtures() -> Vec<Fixture> {
@@ -357,7 +364,10 @@ fn fixtures() -> Vec<Fixture> {
                     .map(<[f32]>::to_vec);
                 (tokens.clone(), rows.collect())
             };
+            let rounded = std::fs::read(path.join("logits-kv-q8_0.f32")).expect("logits");
+            let rounded: Vec<f32> = bytemuck::pod_collect_to_vec(&rounded);
             Fixture {
+                q8_0: rounded.chunks(vocab).map(<[f32]>::to_vec).collect(),
                 name: path
                     .file_name()
                     .expect("a name")
@@ -405,6 +415,30 @@ fn every_architecture_says_what_its_reference_says() {
                         wrong.push(format!("{name}: pieces of {piece} change bits"));
                     }
                 }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_cache_of_q8_0_is_the_reference_with_keys_and_values_in_blocks() {
+    let mut wrong = Vec::new();
+    // a prompt's beginning has other last logits
+    let whole = std::env::var_os("WORKER_ORCD_TEST_TOKENS").is_none();
+    for fixture in fixtures().into_iter().filter(|_| whole) {
+        let Some(mut device) = device(fixture.file, fixture.context, KvType::Q8_0) else {
+            return;
+        };
+        let (tokens, _) = fixture.prompts.last().expect("a prompt");
+        let first = tokens.len() - fixture.q8_0.len();
+        for (piece, bound) in [(1, 8e-3), (8, 8e-3), (64, 2e-2)] {
+            let ours = common::forward(&mut device, tokens, 0, piece, Rows::All);
+            let off = difference(&ours[first..], &fixture.q8_0);
+            let told = format!("{}, pieces of {piece}: off by {off:.1e}", fixture.name);
+            common::say(&told);
+            if off > bound {
+                wrong.push(told);
             }
         }
     }

@@ -202,7 +202,7 @@ pub struct NormRows {
     pub panel_rows: u32,
 }
 
-/// `Rope` of `cuda/rope.cu`.
+/// `Rope` of `cuda/rope.cuh`.
 #[allow(
     missing_docs,
     reason = "the fields are those of the kernel\'s structure, which are told there"
@@ -260,7 +260,10 @@ pub struct Attend {
     pub scale: f32,
     pub softcap: f32,
     pub first_token: u32,
-    pub end: u32,
+    pub slots: u32,
+    pub turns: u32,
+    pub group: u32,
+    pub turn: Rope,
 }
 
 /// `AttendMany` of `cuda/attend_many.cu`.

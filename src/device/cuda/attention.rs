@@ -1,12 +1,13 @@
 //! Attention as launches: rotation and append, splits for a few tokens, tiles for many.
 
+use bytemuck::Zeroable;
 use cudarc::driver::DriverError;
 
 use super::args::{Address, Attend, AttendMany, Rope};
-use super::launch::{ATTEND_GROUPS, ATTEND_HOPPER, ATTEND_MANY, Grid, SPLIT};
-use super::sizes::{Area, wide};
-use super::{CudaDevice, KvType, PAGE_TOKENS, ROWS_MAX, kv_name};
-use crate::model::plan::{NormOp, RopeOp, TensorId};
+use super::launch::{ATTEND_HOPPER, ATTEND_MANY, Grid, SPLIT};
+use super::sizes::{Area, head_elements, wide};
+use super::{CudaDevice, Job, KvType, PAGE_TOKENS, ROWS_MAX, element_bytes, kv_name};
+use crate::model::plan::{NormOp, Op, RopeOp, TensorId};
 use crate::model::spec::{Norm, RopeStyle};
 
 /// The heads of a layer.
@@ -79,8 +80,52 @@ pub(super) fn many_names(hopper: bool) -> impl Iterator<Item = String> {
     warpgroups.chain(warps).map(Tiles::name)
 }
 
+/// Query heads that share a key head, for which `attend` was built, and teams of [`SPLIT`] threads that they are dealt out among.
+const ATTEND_GROUPS: [(usize, usize); 4] = [(1, 1), (4, 2), (8, 2), (16, 4)];
+
+/// Widths of a head that instances of `attend` know; they have all others, too. Of f32 there is none.
+const ATTEND_WIDTHS: [usize; 2] = [64, 128];
+
+/// Threads of a block of `rope_append`: a warp a head.
+const ROPE_THREADS: u32 = 128;
+
+/// Bytes of a slot of the ring of `cuda/attend.cu`.
+const PIECE_BYTES: usize = 16 * 1024;
+
 /// Most query heads of a key head in one launch.
-const GROUP_MAX: usize = ATTEND_GROUPS[ATTEND_GROUPS.len() - 1];
+const GROUP_MAX: usize = ATTEND_GROUPS[ATTEND_GROUPS.len() - 1].0;
+
+/// An instance of `attend`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct AttendInstance {
+    /// Most query heads of a key head.
+    group: usize,
+    /// Of a head; 0 for any.
+    width: usize,
+}
+
+impl AttendInstance {
+    /// All that there are for pages of such numbers.
+    pub(super) fn all(kv: KvType) -> impl Iterator<Item = Self> {
+        let known = match kv {
+            KvType::F16 | KvType::Q8_0 => ATTEND_WIDTHS.as_slice(),
+            KvType::F32 => &[],
+        };
+        let widths = known.iter().copied().chain([0]);
+        widths.flat_map(|width| ATTEND_GROUPS.map(|(group, _)| Self { group, width }))
+    }
+
+    /// Teams of [`SPLIT`] threads of a block.
+    fn teams(self) -> usize {
+        let of = ATTEND_GROUPS.iter().find(|(group, _)| *group == self.group);
+        of.map_or(1, |(_, teams)| *teams)
+    }
+
+    /// "attend_f16_4_128".
+    pub(super) fn name(self, kv: KvType) -> String {
+        format!("attend_{}_{}_{}", kv.name(), self.group, self.width)
+    }
+}
 
 impl Heads {
     /// `n` query heads over `n_kv` key heads of width `dim`.
@@ -118,31 +163,42 @@ impl CudaDevice {
         found.map_or(0, |(_, at)| self.weights_buffer.at() + *at as u64)
     }
 
-    /// A norm of each of `count` heads goes with the rotation: its weight and eps. One of all heads together is done now.
-    fn head_norm(
-        &self,
-        norm: Option<NormOp>,
-        x: Address,
-        count: usize,
-        dim: usize,
-    ) -> Result<(Address, f32), DriverError> {
-        match norm {
-            Some(NormOp {
+    /// A norm of each head goes with the rotation: its weight and eps.
+    fn norm_of_head(&self, norm: Option<NormOp>, dim: usize) -> Option<(Address, f32)> {
+        match norm? {
+            NormOp {
                 norm: Norm::Rms { eps },
                 weight,
                 bias: None,
                 len,
-            }) if len == dim => Ok((self.tensor(weight), eps)),
-            Some(norm) => {
-                let args = self.norm_args(x, x, &norm);
-                self.kernels
-                    .norm_rows(&self.stream, count * dim / norm.len, &args)?;
-                Ok((0, 0.0))
-            }
-            None => Ok((0, 0.0)),
+            } if len == dim => Some((self.tensor(weight), eps)),
+            _ => None,
         }
     }
 
+    /// A norm of all heads together is done now.
+    fn norm_together(
+        &self,
+        norm: Option<NormOp>,
+        x: Address,
+        (count, dim): (usize, usize),
+    ) -> Result<(), DriverError> {
+        match norm {
+            Some(norm) if self.norm_of_head(Some(norm), dim).is_none() => {
+                let args = self.norm_args(x, x, &norm);
+                self.kernels
+                    .norm_rows(&self.stream, count * dim / norm.len, &args)
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Whether `attend` turns queries and keys itself: for one token, and where one launch has all heads of a group.
+    fn turns_itself(&self, heads: Heads, n: usize) -> bool {
+        n == 1 && !matches!(self.job, Job::Trace) && heads.n / heads.n_kv <= GROUP_MAX
+    }
+
+    /// Norms, rotation and append; what `attend` does itself is left to it.
     pub(super) fn rope_append(
         &self,
         heads: Heads,
@@ -150,19 +206,46 @@ impl CudaDevice {
         rope: Option<&RopeOp>,
         n: usize,
     ) -> Result<(), DriverError> {
+        self.norm_together(norms.0, self.at(Area::Q), (n * heads.n, heads.dim))?;
+        self.norm_together(norms.1, self.at(Area::K), (n * heads.n_kv, heads.dim))?;
+        if self.turns_itself(heads, n) {
+            return Ok(());
+        }
+        let args = self.rope_args(heads, norms, rope);
+        if n > ROWS_MAX && self.kv != KvType::Q8_0 && has_quads(heads.dim, &args) {
+            return self
+                .kernels
+                .rope_many(kv_name(self.kv), &self.stream, n, &args);
+        }
+        let warps = ROPE_THREADS as usize / 32;
+        let blocks = (heads.n + 2 * heads.n_kv).div_ceil(warps);
+        let grid = Grid {
+            blocks: (blocks as u32, n as u32, 1),
+            threads: ROPE_THREADS,
+            shared_bytes: (args.dims as usize + warps * heads.dim) * 4,
+        };
+        self.kernels
+            .rope_append(kv_name(self.kv), &self.stream, grid, &args)
+    }
+
+    fn rope_args(
+        &self,
+        heads: Heads,
+        norms: (Option<NormOp>, Option<NormOp>),
+        rope: Option<&RopeOp>,
+    ) -> Rope {
         let Heads {
             layer,
-            n: n_heads,
+            n,
             n_kv,
             dim,
         } = heads;
-        let (q, k) = (self.at(Area::Q), self.at(Area::K));
-        let (q_norm, q_eps) = self.head_norm(norms.0, q, n * n_heads, dim)?;
-        let (k_norm, k_eps) = self.head_norm(norms.1, k, n * n_kv, dim)?;
-        let args = Rope {
+        let (q_norm, q_eps) = self.norm_of_head(norms.0, dim).unwrap_or_default();
+        let (k_norm, k_eps) = self.norm_of_head(norms.1, dim).unwrap_or_default();
+        Rope {
             step: self.at(Area::Step),
-            q,
-            k,
+            q: self.at(Area::Q),
+            k: self.at(Area::K),
             v: self.at(Area::V),
             pool: self.pool.at(),
             page_elements: self.sizes.page_elements as u64,
@@ -170,11 +253,11 @@ impl CudaDevice {
             q_norm,
             k_norm,
             frequencies: rope.map_or(0, |rope| self.frequencies(rope)),
-            n_heads: n_heads as u32,
+            n_heads: n as u32,
             n_kv_heads: n_kv as u32,
             head_dim: dim as u32,
-            wide: wide(dim) as u32,
-            q_stride: (n_heads * dim) as u32,
+            wide: wide(dim, self.kv) as u32,
+            q_stride: (n * dim) as u32,
             kv_stride: (n_kv * dim) as u32,
             dims: rope.map_or(0, |rope| rope.rope.dims as u32),
             halves: rope.map_or(0, |rope| match rope.style() {
@@ -183,20 +266,28 @@ impl CudaDevice {
             }),
             magnitude: rope.map_or(1.0, RopeOp::magnitude),
             eps: q_eps.max(k_eps),
-        };
-        if n > ROWS_MAX && has_quads(dim, &args) {
-            return self
-                .kernels
-                .rope_many(kv_name(self.kv), &self.stream, n, &args);
         }
-        let threads = (dim.div_ceil(2).next_multiple_of(32)).clamp(32, 256) as u32;
-        let grid = Grid {
-            blocks: ((n_heads + 2 * n_kv) as u32, n as u32, 1),
-            threads,
-            shared_bytes: dim * 4,
+    }
+
+    /// What becomes of the heads of a layer before attention, as its `AttnIn` says.
+    fn turn_of(&self, heads: Heads) -> Rope {
+        let of = |op: &Op| match op {
+            Op::AttnIn {
+                layer,
+                q_norm,
+                k_norm,
+                rope,
+                ..
+            } if *layer == heads.layer => {
+                Some(self.rope_args(heads, (*q_norm, *k_norm), rope.as_ref()))
+            }
+            _ => None,
         };
-        self.kernels
-            .rope_append(kv_name(self.kv), &self.stream, grid, &args)
+        self.plan
+            .ops
+            .iter()
+            .find_map(of)
+            .unwrap_or_else(Rope::zeroed)
     }
 
     /// Attends; `as_halves`: where warpgroups do it, they leave halves in panels.
@@ -321,7 +412,10 @@ impl CudaDevice {
     ) -> Result<(), DriverError> {
         let (group, stride) = (portion.n / portion.n_kv, heads.n * heads.dim);
         let moved = ((first * stride + portion.head * heads.dim) * 4) as u64;
-        let kv_offset = portion.kv_head * 2 * wide(heads.dim) * PAGE_TOKENS;
+        let kv_offset = portion.kv_head * 2 * head_elements(heads.dim, self.kv) * PAGE_TOKENS;
+        let instance = attend_instance(group, heads.dim, self.kv);
+        let (slots, shared_bytes) = self.attend_shared(heads.dim, instance);
+        let turns = self.turns_itself(heads, n) && first == 0;
         let args = Attend {
             step: self.at(Area::Step),
             q: self.at(Area::Q) + moved,
@@ -338,7 +432,7 @@ impl CudaDevice {
             n_heads: portion.n as u32,
             n_kv_heads: portion.n_kv as u32,
             head_dim: heads.dim as u32,
-            wide: wide(heads.dim) as u32,
+            wide: wide(heads.dim, self.kv) as u32,
             q_stride: stride as u32,
             out_stride: stride as u32,
             max_splits: self.sizes.splits() as u32,
@@ -346,26 +440,52 @@ impl CudaDevice {
             scale: scores.scale,
             softcap: scores.softcap.unwrap_or(0.0),
             first_token: first as u32,
-            end: 0,
+            slots: slots as u32,
+            turns: u32::from(turns),
+            group: group as u32,
+            turn: match turns {
+                true => self.turn_of(heads),
+                false => Rope::zeroed(),
+            },
         };
-        let built_for = ATTEND_GROUPS
-            .into_iter()
-            .find(|g| *g >= group)
-            .unwrap_or(group);
         let splits = self
             .sizes
             .splits()
             .min((2 * self.multiprocessors).div_ceil(portion.n_kv));
-        let shared_bytes =
-            (group * wide(heads.dim) + group * SPLIT + 8 * built_for + group * 8 * SPLIT) * 4;
         let grid = Grid {
             blocks: (portion.n_kv as u32, splits as u32, n as u32),
-            threads: SPLIT as u32,
+            threads: (instance.teams() * SPLIT) as u32,
             shared_bytes,
         };
         self.kernels
-            .attend(kv_name(self.kv), built_for, &self.stream, grid, &args)
+            .attend(&instance.name(self.kv), &self.stream, grid, &args)
     }
+
+    /// Slots of the ring of a block of `attend`, and its shared memory: as many as leave half of a multiprocessor to the product that
+    /// follows, beside two blocks, so that its first copies are under way meanwhile; two at least.
+    fn attend_shared(&self, head_dim: usize, instance: AttendInstance) -> (usize, usize) {
+        let (built_for, teams) = (instance.group, instance.teams());
+        let wide = wide(head_dim, self.kv);
+        let slot = match self.kv {
+            KvType::F16 | KvType::F32 => PIECE_BYTES,
+            KvType::Q8_0 => PIECE_BYTES + PIECE_BYTES / 16,
+        };
+        let own = (head_elements(head_dim, self.kv) * element_bytes(self.kv)).next_multiple_of(16);
+        let shares = teams * (built_for / teams).min(2) * (SPLIT / (wide / 8)) * wide;
+        let heads = (built_for + 2) * wide + (SPLIT + 8) * built_for + 3 * wide;
+        let fixed = (shares + heads) * 4 + 2 * own;
+        let quarter = (self.kernels.shared_max() + 2048) / 4 - 1024;
+        let slots = (quarter.saturating_sub(fixed) / slot).clamp(2, 4);
+        (slots, fixed + slots * slot)
+    }
+}
+
+/// The instance for such groups and heads.
+fn attend_instance(group: usize, head_dim: usize, kv: KvType) -> AttendInstance {
+    let fits = |of: &AttendInstance| of.group >= group && [0, head_dim].contains(&of.width);
+    let all = AttendInstance::all(kv).filter(fits);
+    all.min_by_key(|of| (of.group, usize::MAX - of.width))
+        .unwrap_or(AttendInstance { group, width: 0 })
 }
 
 /// Whether `rope_many` takes such heads: four values at a time, a pair's halves in fours of their own.

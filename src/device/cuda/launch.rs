@@ -40,9 +40,6 @@ pub const MATVEC_THREADS: usize = 512;
 /// Threads of a block of `matvec`: 32 times `WARPS` of `cuda/matvec.cu`.
 pub const TILE_THREADS: usize = 512;
 
-/// Query heads that share a key head, for which `attend` was built.
-pub const ATTEND_GROUPS: [usize; 4] = [1, 4, 8, 16];
-
 /// Widths of a head and queries of a block for which `attend_many` was built; of a width what is best first.
 pub const ATTEND_MANY: [(usize, usize); 5] =
     [(64, 128), (96, 128), (128, 128), (128, 64), (256, 64)];
@@ -349,7 +346,7 @@ impl Kernels {
         self.launch_struct("norm_half", stream, Grid::line(rows, 256, 0), args)
     }
 
-    /// `rope_append`, for f16 or f32 pages.
+    /// `rope_append`, for pages of such numbers.
     pub fn rope_append(
         &self,
         kv: &str,
@@ -372,16 +369,15 @@ impl Kernels {
         self.launch_struct(&format!("rope_many_{kv}"), stream, grid, args)
     }
 
-    /// `attend`, for f16 or f32 pages and groups of at most `group`, one of [`ATTEND_GROUPS`].
+    /// `attend`: an instance by its name.
     pub fn attend(
         &self,
-        kv: &str,
-        group: usize,
+        name: &str,
         stream: &Stream,
         grid: Grid,
         args: &Attend,
     ) -> Result<(), DriverError> {
-        self.launch_struct(&format!("attend_{kv}_{group}"), stream, grid, args)
+        self.launch_struct(name, stream, grid, args)
     }
 
     /// `attend_hopper` or `attend_many`, for a width of [`ATTEND_HOPPER`] or [`ATTEND_MANY`].

@@ -151,7 +151,6 @@ impl CudaDevice {
             context: tokens,
             kv,
         } = options;
-        check_kv(kv)?;
         let sizes = Sizes::of(&plan, &weights, tokens, kv).map_err(CudaError::Unsupported)?;
         let context = Context::open(ordinal).map_err(|e| not_opened(e, ordinal, &sizes))?;
         let name = context.name()?;
@@ -495,23 +494,12 @@ impl Device for CudaDevice {
     }
 }
 
-/// Refuses a form of the cache that the kernels do not have.
-fn check_kv(kv: KvType) -> Result<(), CudaError> {
-    match kv {
-        KvType::F16 | KvType::F32 => Ok(()),
-        KvType::Q8_0 => {
-            let text = "a KV cache of q8_0; use --kv-type f16, or --device cpu".to_owned();
-            Err(CudaError::Unsupported(text))
-        }
-    }
-}
-
 /// Bytes of an element of the pool.
 fn element_bytes(kv: KvType) -> usize {
     match kv {
         KvType::F16 => size_of::<f16>(),
         KvType::F32 => size_of::<f32>(),
-        // refused in `new`
+        // a scale counts as two
         KvType::Q8_0 => size_of::<i8>(),
     }
 }

@@ -7,9 +7,9 @@ use bytemuck::Zeroable;
 use cudarc::driver::DriverError;
 
 use super::args::{Address, Matvec, Segment, WeightRows, epilogue, norm_kind};
+use super::attention::AttendInstance;
 use super::launch::{
-    ATTEND_GROUPS, Grid, Kernels, MATVEC_PAIRS, MATVEC_THREADS, MATVEC_TOKENS, TILE_THREADS,
-    is_float, matvec_name,
+    Grid, Kernels, MATVEC_PAIRS, MATVEC_THREADS, MATVEC_TOKENS, TILE_THREADS, is_float, matvec_name,
 };
 use super::prompt::Rows;
 use super::sizes::Area;
@@ -184,15 +184,16 @@ pub fn prepare(
         kernels.prepare(&format!("router_{}", kind.name()))?;
         kernels.prepare(&format!("embed_{}", kind.name()))?;
     }
-    let kv = kv_name(kv);
-    for group in ATTEND_GROUPS {
-        kernels.prepare(&format!("attend_{kv}_{group}"))?;
+    for instance in AttendInstance::all(kv) {
+        kernels.prepare(&instance.name(kv))?;
     }
     for name in attention::many_names(kernels.has_hopper()) {
         kernels.prepare(&name)?;
     }
-    kernels.prepare(&format!("rope_append_{kv}"))?;
-    kernels.prepare(&format!("rope_many_{kv}"))?;
+    kernels.prepare(&format!("rope_append_{}", kv_name(kv)))?;
+    if kv != KvType::Q8_0 {
+        kernels.prepare(&format!("rope_many_{}", kv_name(kv)))?;
+    }
     for name in prompt::names(kernels.has_hopper()) {
         kernels.prepare(name)?;
     }

@@ -134,6 +134,9 @@ pub struct Sizes {
     vocab: usize,
 }
 
+/// Elements along a head that share a scale, where there are scales.
+const KV_BLOCK: usize = 32;
+
 /// The widest head.
 const HEAD_MAX: usize = 1024;
 
@@ -155,8 +158,20 @@ fn expanded_bytes(rows: usize, matrices: usize, cols: usize) -> usize {
 }
 
 /// Width of a head in a page.
-pub const fn wide(head_dim: usize) -> usize {
-    head_dim.next_multiple_of(8)
+pub const fn wide(head_dim: usize, kv: KvType) -> usize {
+    head_dim.next_multiple_of(match kv {
+        KvType::F16 | KvType::F32 => 8,
+        KvType::Q8_0 => KV_BLOCK,
+    })
+}
+
+/// Elements that a head of a position takes in a page, as a key or as a value: those of its width, and of Q8_0 the scales.
+pub const fn head_elements(head_dim: usize, kv: KvType) -> usize {
+    let wide = wide(head_dim, kv);
+    match kv {
+        KvType::F16 | KvType::F32 => wide,
+        KvType::Q8_0 => wide + wide / KV_BLOCK * 2,
+    }
 }
 
 /// Layouts of the plan's matrices; `None` for vectors.
@@ -199,7 +214,7 @@ impl Sizes {
         });
         let ropes = ropes.collect();
         let pages = context.div_ceil(PAGE_TOKENS);
-        let (page_elements, layers_at) = page_layout(plan);
+        let (page_elements, layers_at) = page_layout(plan, kv);
         let widths = widths(plan)?;
         let (areas, scratch_bytes) = areas(plan, widths, pages);
         Ok(Self {
@@ -275,14 +290,14 @@ fn ropes(plan: &Plan) -> Vec<RopeOp> {
 
 /// Bytes that [`PAGE_TOKENS`] positions take in all layers of a model.
 pub fn page_bytes(plan: &Plan, kv: KvType) -> usize {
-    page_layout(plan).0 * element_bytes(kv)
+    page_layout(plan, kv).0 * element_bytes(kv)
 }
 
-fn page_layout(plan: &Plan) -> (usize, Vec<usize>) {
+fn page_layout(plan: &Plan, kv: KvType) -> (usize, Vec<usize>) {
     let mut end = 0;
-    let at = plan.kv.iter().map(|kv| {
+    let at = plan.kv.iter().map(|layer| {
         let begin = end;
-        end += kv.n_kv_heads * PAGE_TOKENS * 2 * wide(kv.head_dim);
+        end += layer.n_kv_heads * PAGE_TOKENS * 2 * head_elements(layer.head_dim, kv);
         begin
     });
     let at = at.collect();
@@ -316,7 +331,7 @@ fn areas(plan: &Plan, w: Widths, pages: usize) -> ([usize; AREAS], usize) {
     let splits = positions(pages).div_ceil(SPLIT);
     area(
         Area::Partial,
-        ROWS_MAX * w.heads * splits * (wide(w.head) + 2) * 4,
+        ROWS_MAX * w.heads * splits * (w.head.next_multiple_of(KV_BLOCK) + 4) * 4,
     );
     area(Area::Arrived, ROWS_MAX * w.heads * 4);
     if w.experts > 0 {
@@ -380,7 +395,7 @@ fn widths(plan: &Plan) -> Result<Widths, String> {
             } => {
                 w.head = w.head.max(*head_dim);
                 w.heads = w.heads.max(*n_heads);
-                if wide(*head_dim) > HEAD_MAX {
+                if *head_dim > HEAD_MAX {
                     return Err(format!(
                         "heads of width {head_dim}; at most {HEAD_MAX} is possible"
                     ));
