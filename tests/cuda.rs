@@ -201,7 +201,9 @@ fn says_what_the_cpu_says_in_pieces_of_any_size() {
 #[test]
 fn a_row_has_the_same_bits_whatever_the_others() {
     let kvs = [KvType::F16, KvType::Q8_0];
-    let all = shapes().into_iter().flat_map(|of| kvs.map(|kv| (of.clone(), kv)));
+    let all = shapes()
+        .into_iter()
+        .flat_map(|of| kvs.map(|kv| (of.clone(), kv)));
     for ((name, shape), kv) in all {
         let tokens = tokens(300, shape.n_vocab);
         let Some(mut device) = device(shape.file(), 512, kv) else {
