@@ -100,10 +100,12 @@ template <class E, uint32_t W>
 struct Cut {
     static constexpr uint32_t COLUMNS = SCALED<E> ? 128 : 128 / sizeof(E), KEY_BYTES = SPLIT * COLUMNS * sizeof(E);
     static constexpr uint32_t BYTES = SCALED<E> ? KEY_BYTES + KEY_BYTES / 16 : KEY_BYTES;
+    static constexpr __host__ __device__ uint32_t rows_of(uint32_t wide) {
+        const uint32_t fit = BYTES / (wide * sizeof(E) + (SCALED<E> ? wide / 16 : 0)), whole = SCALED<E> ? fit & ~7u : fit;
+        return whole < SPLIT ? whole : SPLIT;
+    }
     uint32_t wide, key_pieces, rows, pieces;
-    __device__ __forceinline__ explicit Cut(uint32_t of) : wide(W ? W : of) {
-        const uint32_t fit = BYTES / (wide * sizeof(E) + (SCALED<E> ? wide / 16 : 0));
-        rows = min(SPLIT, SCALED<E> ? fit & ~7u : fit);
+    __device__ __forceinline__ explicit Cut(uint32_t of) : wide(W ? W : of), rows(rows_of(W ? W : of)) {
         key_pieces = (wide + COLUMNS - 1) / COLUMNS;
         pieces = key_pieces + (SPLIT + rows - 1) / rows;
     }
@@ -134,43 +136,54 @@ struct Feed {
     __device__ __forceinline__ uint32_t low() const { return oldest > split * SPLIT ? oldest - split * SPLIT : 0; }
     __device__ __forceinline__ uint32_t high() const { return min(end - split * SPLIT, SPLIT); }
 
-    __device__ __forceinline__ void keys(u8 *to) const {
-        constexpr uint32_t UNITS = SPLIT * 8 * sizeof(E) / 16;  // copies of eight columns
-        const uint32_t lo = low(), hi = high(), c0 = piece * (Cut<E, W>::COLUMNS / 8);
-        const uint32_t chunks = W && W % Cut<E, W>::COLUMNS == 0 ? Cut<E, W>::COLUMNS / 8 : min(Cut<E, W>::COLUMNS / 8, cut.wide / 8 - c0);
-        const E *from = page + ((size_t)c0 * PAGE + split * SPLIT % PAGE) * 8;
+    // Units of 16 bytes, 128 of them in a row, the next 128 `step` bytes further on; asked for are those whose number, of KEYS that within the
+    // columns, lies in from .. to.
+    __device__ __forceinline__ void copy(u8 *to, const u8 *at, uint32_t step, uint32_t number_mask, uint32_t from, uint32_t end, uint32_t units) const {
 #pragma unroll
-        for (uint32_t k = 0; k < Cut<E, W>::COLUMNS / 8 * UNITS / THREADS; k++) {
-            const uint32_t i = threadIdx.x + k * THREADS, u = i % UNITS;
-            const bool there = (16 * u + 15) / (8 * sizeof(E)) >= lo && 16 * u / (8 * sizeof(E)) < hi;
-            if (there && i < chunks * UNITS) copy16(to + 16 * i, (const u8 *)(from + i / UNITS * (PAGE * 8)) + 16 * u);
-        }
-        if constexpr (SCALED<E>) {
-            const __half *scales = (const __half *)(page + cut.wide * PAGE) + c0 / 4 * PAGE + split * SPLIT % PAGE;
-            for (uint32_t i = threadIdx.x; i < chunks / 4 * 16; i += THREADS)
-                if (i % 16 * 8 + 7 >= lo && i % 16 * 8 < hi) copy16(to + Cut<E, W>::KEY_BYTES + 16 * i, scales + i / 16 * PAGE + i % 16 * 8);
+        for (uint32_t k = 0; k < Cut<E, W>::KEY_BYTES / 16 / THREADS; k++) {
+            const uint32_t i = threadIdx.x + k * THREADS, number = i & number_mask;
+            if (i < units && number >= from && number < end) copy16(to + 16 * i, at + i / SPLIT * step + i % SPLIT * 16);
         }
     }
 
-    __device__ __forceinline__ void values(u8 *to) const {
-        const uint32_t r0 = (piece - cut.key_pieces) * cut.rows, begin = max(r0, low()), stop = min(min(r0 + cut.rows, SPLIT), high());
-        if (begin >= stop) return;
-        const uint32_t row = cut.wide * sizeof(E), at = split * SPLIT % PAGE;
-        const E *part = page + part_elements<E>(cut.wide);
-        const u8 *from = (const u8 *)part + (size_t)(at + begin) * row;
-        to += (begin - r0) * row;
-        const uint32_t bytes = (stop - begin) * row;
-#pragma unroll
-        for (uint32_t k = 0; k < Cut<E, W>::KEY_BYTES / 16 / THREADS; k++) {
-            const uint32_t i = 16 * (threadIdx.x + k * THREADS);
-            if (i < bytes) copy16(to + i, from + i);
-        }
-        if constexpr (SCALED<E>) {
-            // whole units of 16 bytes: scales of eight rows are some of them
-            const uint32_t of_row = cut.wide / 16, first = begin & ~7u, of_scales = ((stop + 7 & ~7u) - first) * of_row;
-            const u8 *scales = (const u8 *)(part + cut.wide * PAGE) + (size_t)(at + first) * of_row;
-            to += (cut.rows + r0 - begin) * row + (first - r0) * of_row;
-            for (uint32_t i = 16 * threadIdx.x; i < of_scales; i += 16 * THREADS) copy16(to + i, scales + i);
+    // Scales of keys of some columns, as `copy`.
+    __device__ __forceinline__ void key_scales(u8 *to, uint32_t c0, uint32_t chunks, uint32_t lo, uint32_t hi) const {
+        const __half *scales = (const __half *)(page + cut.wide * PAGE) + c0 / 4 * PAGE + split * SPLIT % PAGE;
+        for (uint32_t i = threadIdx.x; i < chunks / 4 * 16; i += THREADS)
+            if (i % 16 * 8 + 7 >= lo && i % 16 * 8 < hi) copy16(to + Cut<E, W>::KEY_BYTES + 16 * i, scales + i / 16 * PAGE + i % 16 * 8);
+    }
+
+    // Scales of values of some rows: whole units of 16 bytes, scales of eight rows are some of them.
+    __device__ __forceinline__ void value_scales(u8 *to, const E *part, uint32_t r0, uint32_t begin, uint32_t stop) const {
+        const uint32_t of_row = cut.wide / 16, first = begin & ~7u, bytes = ((stop + 7 & ~7u) - first) * of_row;
+        const u8 *scales = (const u8 *)(part + cut.wide * PAGE) + (size_t)(split * SPLIT % PAGE + first) * of_row;
+        to += cut.rows * cut.wide + (first - r0) * of_row;
+        for (uint32_t i = 16 * threadIdx.x; i < bytes; i += 16 * THREADS) copy16(to + i, scales + i);
+    }
+
+    __device__ __forceinline__ void ask_piece(u8 *to) const {
+        constexpr uint32_t UNITS = SPLIT * 8 * sizeof(E) / 16;  // of eight columns
+        const uint32_t lo = low(), hi = high(), first = split * SPLIT % PAGE;
+        if (piece < cut.key_pieces) {
+            const uint32_t c0 = piece * (Cut<E, W>::COLUMNS / 8), chunks = min(Cut<E, W>::COLUMNS / 8, cut.wide / 8 - c0);
+            const u8 *at = (const u8 *)(page + ((size_t)c0 * PAGE + first) * 8);
+            if (UNITS == SPLIT) {
+                copy(to, at, 8 * PAGE * sizeof(E), UNITS - 1, lo, hi, chunks * UNITS);
+            } else {
+#pragma unroll 1
+                for (uint32_t i = threadIdx.x; i < chunks * UNITS; i += THREADS) {
+                    const uint32_t u = i % UNITS;
+                    if ((16 * u + 15) / (8 * sizeof(E)) >= lo && 16 * u / (8 * sizeof(E)) < hi) copy16(to + 16 * i, at + i / UNITS * (PAGE * 8 * sizeof(E)) + 16 * u);
+                }
+            }
+            if constexpr (SCALED<E>) key_scales(to, c0, chunks, lo, hi);
+        } else {
+            const uint32_t r0 = (piece - cut.key_pieces) * cut.rows, begin = max(r0, lo), stop = min(min(r0 + cut.rows, SPLIT), hi);
+            if (begin >= stop) return;
+            const uint32_t row = cut.wide * sizeof(E) / 16;
+            const E *part = page + part_elements<E>(cut.wide);
+            copy(to, (const u8 *)(part + (size_t)(first + r0) * cut.wide), 16 * SPLIT, ~0u, (begin - r0) * row, (stop - r0) * row, ~0u);
+            if constexpr (SCALED<E>) value_scales(to, part, r0, begin, stop);
         }
     }
 
@@ -179,11 +192,7 @@ struct Feed {
         if (split <= last) {
             if (piece == 0) page = head_in(next_page), next_page = page_of(split + gridDim.y);
             u8 *to = ring + slot * Cut<E, W>::BYTES;
-            if (piece < cut.key_pieces) {
-                keys(to);
-            } else {
-                values(to);
-            }
+            ask_piece(to);
             if (++piece == cut.pieces) piece = 0, split += gridDim.y;
         }
         commit_copies();
@@ -195,7 +204,7 @@ struct Feed {
 #if __CUDA_ARCH__ >= 900
         const uint32_t lo = low(), hi = high(), row = cut.wide * sizeof(E);
         if (threadIdx.x != 0 || lo >= hi || cut.pieces <= a.slots) return;
-        const u8 *from = (const u8 *)(page + part_elements<E>(cut.wide)) + (size_t)(split * SPLIT % PAGE + lo) * row;
+        const u8 *from = (const u8 *)(head_in(next_page) + part_elements<E>(cut.wide)) + (size_t)(split * SPLIT % PAGE + lo) * row;
         asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"((hi - lo) * row) : "memory");
 #endif
     }
@@ -250,46 +259,42 @@ __device__ __forceinline__ void load_weights(const float *from, float (&to)[G]) 
     }
 }
 
-// Scores of a split, a thread a position.
-template <class E, int G, uint32_t W, uint32_t THREADS>
-__device__ __forceinline__ void score_split(const Attend &a, const Room &room, Pieces<E, W, THREADS> &pieces, bool visible, bool own, float (&score)[G]) {
-    const uint32_t wide = W ? W : a.wide, place = threadIdx.x % SPLIT;
-    const float *queries = room.heads + threadIdx.x / SPLIT * G * wide;
-#pragma unroll
-    for (int g = 0; g < G; g++) score[g] = 0.0f;
-    for (uint32_t first = 0; first < wide; first += Cut<E, W>::COLUMNS) {
-        const u8 *piece = pieces.next();
-        if (!visible) continue;
-        const E *key = own ? (const E *)room.own + first : (const E *)piece + 8 * place;
-        const __half *scale = own ? (const __half *)((const E *)room.own + wide) + first / 32 : (const __half *)(piece + Cut<E, W>::KEY_BYTES) + place;
-        const uint32_t step = own ? 8 : 8 * SPLIT, scale_step = own ? 1 : SPLIT, chunks = min(Cut<E, W>::COLUMNS, wide - first) / 8;
+// What a piece of the keys adds to the scores, a thread a position: sums of columns that are even, and odd.
+template <class E, int G, uint32_t W>
+__device__ __forceinline__ void score_piece(const Room &room, const Cut<E, W> &cut, const u8 *piece, uint32_t first, bool own, float (&sums)[G][2]) {
+    const uint32_t wide = cut.wide, place = threadIdx.x % SPLIT;
+    const float *queries = room.heads + threadIdx.x / SPLIT * G * wide + first;
+    const E *key = own ? (const E *)room.own + first : (const E *)piece + 8 * place;
+    const __half *scale = own ? (const __half *)((const E *)room.own + wide) + first / 32 : (const __half *)(piece + Cut<E, W>::KEY_BYTES) + place;
+    const uint32_t step = own ? 8 : 8 * SPLIT, scale_step = own ? 1 : SPLIT;
+    constexpr bool WHOLE = W && W % Cut<E, W>::COLUMNS == 0;
+    const uint32_t chunks = WHOLE ? Cut<E, W>::COLUMNS / 8 : min(Cut<E, W>::COLUMNS, wide - first) / 8;
 #pragma unroll 4
-        for (uint32_t c = 0; c < chunks; c++) {
-            Eight<E> k8;
-            float k[8];
-            k8.load(key + c * step, scale + c / 4 * scale_step);
-            k8.widen(k);
+    for (uint32_t c = 0; c < chunks; c++) {
+        Eight<E> k8;
+        float k[8];
+        k8.load(key + c * step, scale + c / 4 * scale_step);
+        k8.widen(k);
 #pragma unroll
-            for (int g = 0; g < G; g++) {
-                const float *qg = queries + g * wide + first + 8 * c;
-                const float4 q0 = *(const float4 *)qg, q1 = *(const float4 *)(qg + 4);
-                score[g] = fmaf(q0.x, k[0], score[g]), score[g] = fmaf(q0.y, k[1], score[g]);
-                score[g] = fmaf(q0.z, k[2], score[g]), score[g] = fmaf(q0.w, k[3], score[g]);
-                score[g] = fmaf(q1.x, k[4], score[g]), score[g] = fmaf(q1.y, k[5], score[g]);
-                score[g] = fmaf(q1.z, k[6], score[g]), score[g] = fmaf(q1.w, k[7], score[g]);
-            }
+        for (int g = 0; g < G; g++) {
+            const float *qg = queries + g * wide + 8 * c;
+            const float4 q0 = *(const float4 *)qg, q1 = *(const float4 *)(qg + 4);
+            sums[g][0] = fmaf(q0.x, k[0], sums[g][0]), sums[g][1] = fmaf(q0.y, k[1], sums[g][1]);
+            sums[g][0] = fmaf(q0.z, k[2], sums[g][0]), sums[g][1] = fmaf(q0.w, k[3], sums[g][1]);
+            sums[g][0] = fmaf(q1.x, k[4], sums[g][0]), sums[g][1] = fmaf(q1.y, k[5], sums[g][1]);
+            sums[g][0] = fmaf(q1.z, k[6], sums[g][0]), sums[g][1] = fmaf(q1.w, k[7], sums[g][1]);
         }
     }
 }
 
 // Scores become exponentials, in `p`; the largest score and the sum of each warp lie in `stats`.
 template <int G>
-__device__ __forceinline__ void soften(const Attend &a, const Room &room, bool visible, float (&score)[G]) {
+__device__ __forceinline__ void soften(const Attend &a, const Room &room, bool visible, const float (&sums)[G][2]) {
     const uint32_t warp = threadIdx.x % SPLIT / WARP;
     float *stats = room.stats + threadIdx.x / SPLIT * 8 * G, *p = room.p + threadIdx.x * G;
-    float of_warp[G];
+    float score[G], of_warp[G];
 #pragma unroll
-    for (int g = 0; g < G; g++) score[g] *= a.scale;
+    for (int g = 0; g < G; g++) score[g] = (sums[g][0] + sums[g][1]) * a.scale;
     if (a.softcap > 0.0f) {
 #pragma unroll
         for (int g = 0; g < G; g++) score[g] = a.softcap * tanhf(score[g] / a.softcap);
@@ -318,38 +323,28 @@ __device__ __forceinline__ void soften(const Attend &a, const Room &room, bool v
     }
 }
 
-// Weighted values of positions start .. stop of a split; `own` is the token's own, or none. Eight columns a thread, positions dealt out among
-// the threads of the same columns.
-template <class E, int G, uint32_t W, uint32_t THREADS>
-__device__ __forceinline__ void weigh_split(const Attend &a, const Room &room, Pieces<E, W, THREADS> &pieces, uint32_t start, uint32_t stop, uint32_t own, float (&acc)[G][8]) {
-    const Cut<E, W> &cut = pieces.feed.cut;
-    const uint32_t wide = W ? W : a.wide;
-    const uint32_t lanes = wide / 8, ways = SPLIT / lanes, place = threadIdx.x % SPLIT, c = place % lanes, way = place / lanes;
+// What a piece of the values adds, rows from r0 on, of positions start .. stop of a split; `own` is the token's own, or none. Eight columns a
+// thread, positions dealt out among the threads of the same columns.
+template <class E, int G, uint32_t W>
+__device__ __forceinline__ void weigh_piece(const Room &room, const Cut<E, W> &cut, const u8 *piece, uint32_t r0, uint32_t start, uint32_t stop, uint32_t own, float (&acc)[G][8]) {
+    const uint32_t wide = cut.wide, lanes = wide / 8, ways = SPLIT / lanes, place = threadIdx.x % SPLIT, c = place % lanes, way = place / lanes;
     const float *p = room.p + threadIdx.x / SPLIT * SPLIT * G;
-#pragma unroll
-    for (int g = 0; g < G; g++)
-#pragma unroll
-        for (int i = 0; i < 8; i++) acc[g][i] = 0.0f;
-    uint32_t i = way;
-    while (i < start) i += ways;
     const E *own_value = (const E *)(room.own + room.own_bytes);
-    for (uint32_t r0 = 0; r0 < SPLIT; r0 += cut.rows) {
-        const u8 *piece = pieces.next();
-        const uint32_t end = way < ways ? min(r0 + cut.rows, stop) : 0;
+    const uint32_t begin = max(r0, start), end = way < ways ? min(r0 + cut.rows, stop) : 0;
+    // a way goes on where it was in the piece before
 #pragma unroll 4
-        for (; i < end; i += ways) {
-            const E *value = i == own ? own_value : (const E *)piece + (i - r0) * wide;
-            const __half *scale = i == own ? (const __half *)(own_value + wide) : (const __half *)((const E *)piece + cut.rows * wide) + (i - r0) * (wide / 32);
-            Eight<E> v8;
-            float v[8], e[G];
-            v8.load(value + 8 * c, scale + c / 4);
-            load_weights<G>(p + i * G, e);
-            v8.widen(v);
+    for (uint32_t i = begin + (way + ways - begin % ways) % ways; i < end; i += ways) {
+        const E *value = i == own ? own_value : (const E *)piece + (i - r0) * wide;
+        const __half *scale = i == own ? (const __half *)(own_value + wide) : (const __half *)((const E *)piece + cut.rows * wide) + (i - r0) * (wide / 32);
+        Eight<E> v8;
+        float v[8], e[G];
+        v8.load(value + 8 * c, scale + c / 4);
+        load_weights<G>(p + i * G, e);
+        v8.widen(v);
 #pragma unroll
-            for (int g = 0; g < G; g++) {
+        for (int g = 0; g < G; g++) {
 #pragma unroll
-                for (int n = 0; n < 8; n++) acc[g][n] = fmaf(e[g], v[n], acc[g][n]);
-            }
+            for (int n = 0; n < 8; n++) acc[g][n] = fmaf(e[g], v[n], acc[g][n]);
         }
     }
 }
@@ -401,7 +396,8 @@ __device__ __forceinline__ void finish_split(const Attend &a, const Room &room, 
                 // as `combine` does with one split
                 const float top = a.sinks ? fmaxf(a.sinks[h], largest) : largest, factor = expf(largest - top);
                 const float all = fmaf(sum, factor, a.sinks ? expf(a.sinks[h] - top) : 0.0f);
-                const float4 whole = make_float4(v.x * factor / all, v.y * factor / all, v.z * factor / all, v.w * factor / all);
+                const float share = factor / all;
+                const float4 whole = make_float4(v.x * share, v.y * share, v.z * share, v.w * share);
                 store_four<W>(a, a.out + (size_t)t * a.out_stride + h * a.head_dim, column, whole);
             } else {
                 float *to = partial_at(a, t, h, split);
@@ -419,24 +415,28 @@ __device__ __forceinline__ void combine(const Attend &a, uint32_t t, uint32_t h,
     const uint32_t lane = threadIdx.x % WARP, wide = W ? W : a.wide, row = wide + 4;
     const float *of = partial_at(a, t, h, 0), sink = a.sinks ? a.sinks[h] : -INFINITY;
     float largest = sink;
+#pragma unroll 1
     for (uint32_t c0 = 0; c0 < wide; c0 += 128) {
         const bool mine = c0 + 4 * lane < wide;
         float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         float sum = 0.0f;
+#pragma unroll 1
         for (uint32_t s0 = first; s0 <= last; s0 += fit) {
             const uint32_t n = min(fit, last + 1 - s0);
+#pragma unroll 1
             for (uint32_t i = lane; i < n; i += WARP) copy16(room + i * ROW, of + (size_t)(s0 + i) * row);
-            if (mine)
-#pragma unroll 4
-                for (uint32_t i = 0; i < n; i++) copy16(room + i * ROW + 4 + 4 * lane, of + (size_t)(s0 + i) * row + 4 + c0 + 4 * lane);
+#pragma unroll 2
+            for (uint32_t i = mine ? 0 : n; i < n; i++) copy16(room + i * ROW + 4 + 4 * lane, of + (size_t)(s0 + i) * row + 4 + c0 + 4 * lane);
             commit_copies();
             if (c0 == 0 && s0 == first) {
+#pragma unroll 1
                 for (uint32_t s = first + lane; s <= last; s += WARP) largest = fmaxf(largest, __ldcg(of + (size_t)s * row));
                 largest = warp_max(largest);
             }
             if (s0 == first) sum = a.sinks ? expf(sink - largest) : 0.0f;
             wait_for_copies(0);
             __syncwarp();
+#pragma unroll 1
             for (uint32_t i = lane; i < n; i += WARP) room[i * ROW] = expf(room[i * ROW] - largest);
             __syncwarp();
 #pragma unroll 4
@@ -450,7 +450,8 @@ __device__ __forceinline__ void combine(const Attend &a, uint32_t t, uint32_t h,
             }
             __syncwarp();
         }
-        if (mine) store_four<W>(a, a.out + (size_t)t * a.out_stride + h * a.head_dim, c0 + 4 * lane, make_float4(v.x / sum, v.y / sum, v.z / sum, v.w / sum));
+        const float share = 1.0f / sum;
+        if (mine) store_four<W>(a, a.out + (size_t)t * a.out_stride + h * a.head_dim, c0 + 4 * lane, make_float4(v.x * share, v.y * share, v.z * share, v.w * share));
     }
 }
 
@@ -538,10 +539,12 @@ __device__ __forceinline__ void attend(const Attend &a) {
     Feed<E, W, THREADS> feed(a, pages, room.ring, first + blockIdx.y, last, oldest, a.turns ? position : position + 1);
     const uint32_t own_page = a.turns ? feed.page_of(last) : 0;
     const float frequency = a.turns ? first_frequency(a.turn) : 0.0f;
-    uint32_t asked = 0;
-    // pieces of what other steps have stored
-    while (asked < a.slots && (a.turns || feed.split * SPLIT + SPLIT <= begins)) feed.ask(), asked++;
-    if (feed.split == first + blockIdx.y && asked == a.slots) feed.prefetch_values();
+    // what earlier steps have stored may be asked for now: whether that is all that the ring has room for
+    const bool early = a.turns || (feed.split + (a.slots - 1) / feed.cut.pieces * gridDim.y + 1) * SPLIT <= begins;
+    if (!early) wait_for_inputs();
+    if (early) feed.prefetch_values();
+#pragma unroll 1
+    for (uint32_t i = 0; i < a.slots; i++) feed.ask();
     const bool owns = a.turns && (last - first) % gridDim.y == blockIdx.y;
     if (a.turns) {
         fetch_norms(a.turn, room.norms);
@@ -549,18 +552,30 @@ __device__ __forceinline__ void attend(const Attend &a) {
         __syncthreads();
     }
     wait_for_inputs();
-    for (; asked < a.slots; asked++) feed.ask();
     prepare_heads<E, TEAMS * G, W, THREADS>(a, room, t, position, owns, (E *)feed.head_in(own_page));
 
     Pieces<E, W, THREADS> pieces = {feed, 0, 0};
     for (uint32_t split = first + blockIdx.y; split <= last; split += gridDim.y) {
         const uint32_t begin = split * SPLIT, mine = begin + threadIdx.x % SPLIT;
         const bool visible = mine <= position && mine >= oldest;
-        float score[G], acc[G][8];
-        score_split<E, G, W, THREADS>(a, room, pieces, visible, a.turns && mine == position, score);
-        soften<G>(a, room, visible, score);
-        const uint32_t start = oldest > begin ? oldest - begin : 0, stop = min(SPLIT, position + 1 - begin);
-        weigh_split<E, G, W, THREADS>(a, room, pieces, start, stop, a.turns ? position - begin : SPLIT, acc);
+        const uint32_t start = oldest > begin ? oldest - begin : 0, stop = min(SPLIT, position + 1 - begin), key_pieces = feed.cut.key_pieces;
+        float sums[G][2], acc[G][8];
+#pragma unroll
+        for (int g = 0; g < G; g++) {
+            sums[g][0] = sums[g][1] = 0.0f;
+#pragma unroll
+            for (int i = 0; i < 8; i++) acc[g][i] = 0.0f;
+        }
+#pragma unroll 1
+        for (uint32_t i = 0; i < feed.cut.pieces; i++) {
+            if (i == key_pieces) soften<G>(a, room, visible, sums);
+            const u8 *piece = pieces.next();
+            if (i < key_pieces) {
+                if (visible) score_piece<E, G, W>(room, feed.cut, piece, i * Cut<E, W>::COLUMNS, a.turns && mine == position, sums);
+            } else {
+                weigh_piece<E, G, W>(room, feed.cut, piece, (i - key_pieces) * feed.cut.rows, start, stop, a.turns ? position - begin : SPLIT, acc);
+            }
+        }
         finish_split<G, W>(a, room, t, split, first == last, acc);
     }
     if (first == last) return;

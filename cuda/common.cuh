@@ -24,7 +24,8 @@ struct Step {
     const uint32_t *pages;   // page of position p: pages[p / PAGE]
 };
 
-// Programmatic dependent launch: a kernel may start while the one before it ends. Everything before `wait_for_inputs` may read weights only;
+// Programmatic dependent launch: a kernel may start while the one before it ends. Everything before `wait_for_inputs` may read weights only,
+// and what was there before the step: its header, which a copy brings that waits for all before it, and keys and values of earlier steps;
 // `let_next_start` says that the next kernel may take the multiprocessors that become free. Cards before Hopper know neither, and kernels
 // built for them are launched one after another.
 __device__ __forceinline__ void wait_for_inputs() {

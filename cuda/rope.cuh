@@ -45,6 +45,7 @@ __device__ __forceinline__ float first_frequency(const Rope &a) {
 // Cosines and sines of a position, (dims / 2), by all threads of a block.
 __device__ __forceinline__ void find_angles(const Rope &a, uint32_t position, float frequency, float2 *angles) {
     if (!a.frequencies) return;
+#pragma unroll 1
     for (uint32_t i = threadIdx.x; i < a.dims / 2; i += blockDim.x) {
         float sine, cosine;
         sincosf((float)position * (i < blockDim.x ? frequency : a.frequencies[i]), &sine, &cosine);
@@ -57,12 +58,15 @@ __device__ __forceinline__ void turn_head(const Rope &a, float *head, const floa
     const uint32_t lane = threadIdx.x % WARP;
     if (weight) {
         float squares = 0.0f;
+#pragma unroll 1
         for (uint32_t i = lane; i < a.head_dim; i += WARP) squares = fmaf(head[i], head[i], squares);
         const float factor = 1.0f / sqrtf(warp_sum(squares) / (float)a.head_dim + a.eps);
+#pragma unroll 1
         for (uint32_t i = lane; i < a.head_dim; i += WARP) head[i] = head[i] * factor * weight[i];
         __syncwarp();
     }
     if (a.frequencies) {
+#pragma unroll 1
         for (uint32_t i = lane; i < a.dims / 2; i += WARP) {
             const uint32_t i0 = a.halves ? i : 2 * i, i1 = a.halves ? i + a.dims / 2 : 2 * i + 1;
             const float x = head[i0], y = head[i1], c = angles[i].x, s = angles[i].y;
@@ -88,6 +92,7 @@ __device__ __forceinline__ int8_t round_block(float v, __half &scale) {
 // `copy`, unless that is null; scales follow in both.
 template <class E>
 __device__ __forceinline__ void store_head(const Rope &a, const float *head, bool is_key, E *part, uint32_t slot, E *copy) {
+#pragma unroll 1
     for (uint32_t i = threadIdx.x % WARP; i < a.wide; i += WARP) {
         const float v = i < a.head_dim ? head[i] : 0.0f;
         E rounded;

@@ -89,7 +89,10 @@ const ATTEND_WIDTHS: [usize; 2] = [64, 128];
 /// Threads of a block of `rope_append`: a warp a head.
 const ROPE_THREADS: u32 = 128;
 
-/// Bytes of a slot of the ring of `cuda/attend.cu`.
+/// Most slots of the ring of `cuda/attend.cu`.
+const SLOTS_MAX: usize = 4;
+
+/// Bytes of a slot of it.
 const PIECE_BYTES: usize = 16 * 1024;
 
 /// Most query heads of a key head in one launch.
@@ -461,8 +464,7 @@ impl CudaDevice {
             .attend(&instance.name(self.kv), &self.stream, grid, &args)
     }
 
-    /// Slots of the ring of a block of `attend`, and its shared memory: as many as leave half of a multiprocessor to the product that
-    /// follows, beside two blocks, so that its first copies are under way meanwhile; two at least.
+    /// Slots of the ring of a block of `attend`, and its shared memory: as many as leave room for a second block; two at least.
     fn attend_shared(&self, head_dim: usize, instance: AttendInstance) -> (usize, usize) {
         let (built_for, teams) = (instance.group, instance.teams());
         let wide = wide(head_dim, self.kv);
@@ -474,8 +476,8 @@ impl CudaDevice {
         let shares = teams * (built_for / teams).min(2) * (SPLIT / (wide / 8)) * wide;
         let heads = (built_for + 2) * wide + (SPLIT + 8) * built_for + 3 * wide;
         let fixed = (shares + heads) * 4 + 2 * own;
-        let quarter = (self.kernels.shared_max() + 2048) / 4 - 1024;
-        let slots = (quarter.saturating_sub(fixed) / slot).clamp(2, 4);
+        let half = self.kernels.shared_max() / 2;
+        let slots = (half.saturating_sub(fixed) / slot).clamp(2, SLOTS_MAX);
         (slots, fixed + slots * slot)
     }
 }
