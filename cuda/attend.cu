@@ -11,6 +11,9 @@
 // earlier steps have stored does not depend on the kernel before, nor does the step's header, so that the first pieces are asked for before
 // that has ended: no kernel of a step starts before the copy of the header is there, which follows all of the step before.
 //
+// A team is SPLIT threads; the heads of a group are dealt out among the teams of a block, which share its pieces. Each line of code runs a few
+// times and has to be fetched first, so that there is one loop over pieces, not unrolled further than loads need.
+//
 // Of a step of one token, `turns`, a block turns the queries of its group itself, and the block whose split has the token's own position
 // turns the key and stores key and value: nobody else reads them in this launch.
 #include "rope.cuh"
@@ -136,8 +139,8 @@ struct Feed {
     __device__ __forceinline__ uint32_t low() const { return oldest > split * SPLIT ? oldest - split * SPLIT : 0; }
     __device__ __forceinline__ uint32_t high() const { return min(end - split * SPLIT, SPLIT); }
 
-    // Units of 16 bytes, 128 of them in a row, the next 128 `step` bytes further on; asked for are those whose number, of KEYS that within the
-    // columns, lies in from .. to.
+    // Units of 16 bytes: SPLIT of them in a row, the next ones `step` bytes further on. Asked for are those whose number, of keys that of the
+    // position, lies in from .. end.
     __device__ __forceinline__ void copy(u8 *to, const u8 *at, uint32_t step, uint32_t number_mask, uint32_t from, uint32_t end, uint32_t units) const {
 #pragma unroll
         for (uint32_t k = 0; k < Cut<E, W>::KEY_BYTES / 16 / THREADS; k++) {

@@ -146,11 +146,7 @@ impl CudaDevice {
         files: Box<dyn Files>,
         options: CudaOptions,
     ) -> Result<Self, CudaError> {
-        let CudaOptions {
-            ordinal,
-            context: tokens,
-            kv,
-        } = options;
+        let (ordinal, tokens, kv) = (options.ordinal, options.context, options.kv);
         let sizes = Sizes::of(&plan, &weights, tokens, kv).map_err(CudaError::Unsupported)?;
         let context = Context::open(ordinal).map_err(|e| not_opened(e, ordinal, &sizes))?;
         let name = context.name()?;

@@ -304,6 +304,12 @@ fn page_layout(plan: &Plan, kv: KvType) -> (usize, Vec<usize>) {
     (end, at)
 }
 
+/// Bytes of the partial results of attention: of each head and split its values, its largest score and its sum, and two for alignment.
+fn partial_bytes(w: Widths, pages: usize) -> usize {
+    let splits = positions(pages).div_ceil(SPLIT);
+    ROWS_MAX * w.heads * splits * (w.head.next_multiple_of(KV_BLOCK) + 4) * 4
+}
+
 /// Where the areas begin, and where the last one ends.
 fn areas(plan: &Plan, w: Widths, pages: usize) -> ([usize; AREAS], usize) {
     let mut at = [0; AREAS];
@@ -328,11 +334,7 @@ fn areas(plan: &Plan, w: Widths, pages: usize) -> ([usize; AREAS], usize) {
     area(Area::Half, half_bytes);
     area(Area::HalfScales, half_rows * 4);
     area(Area::Expanded, w.expanded);
-    let splits = positions(pages).div_ceil(SPLIT);
-    area(
-        Area::Partial,
-        ROWS_MAX * w.heads * splits * (w.head.next_multiple_of(KV_BLOCK) + 4) * 4,
-    );
+    area(Area::Partial, partial_bytes(w, pages));
     area(Area::Arrived, ROWS_MAX * w.heads * 4);
     if w.experts > 0 {
         area(Area::Normed, tokens * plan.n_embd * 4);
