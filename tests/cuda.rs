@@ -155,6 +155,7 @@ fn large_groups() -> [(String, TinyLlama); 2] {
 
 #[test]
 fn says_what_the_cpu_says_in_pieces_of_any_size() {
+    let _alone = common::alone();
     let mut wrong = Vec::new();
     for (name, shape) in shapes() {
         let tokens = tokens(513, shape.n_vocab);
@@ -200,6 +201,7 @@ fn says_what_the_cpu_says_in_pieces_of_any_size() {
 
 #[test]
 fn a_row_has_the_same_bits_whatever_the_others() {
+    let _alone = common::alone();
     let kvs = [KvType::F16, KvType::Q8_0];
     let all = shapes()
         .into_iter()
@@ -230,6 +232,7 @@ fn a_row_has_the_same_bits_whatever_the_others() {
 
 #[test]
 fn tiles_of_any_width_give_the_same_bits() {
+    let _alone = common::alone();
     for kind in TensorType::ALL {
         // so many rows that 513 tokens go through wider tiles than 100 do, and blocks through several of them
         let shape = TinyLlama {
@@ -259,6 +262,7 @@ fn tiles_of_any_width_give_the_same_bits() {
 
 #[test]
 fn pages_may_lie_anywhere_and_move() {
+    let _alone = common::alone();
     let shape = TinyLlama::new(TensorType::Q4_K);
     let tokens = tokens(300, shape.n_vocab);
     let Some(mut device) = device(shape.file(), 1280, KvType::F16) else {
@@ -299,6 +303,7 @@ fn pages_may_lie_anywhere_and_move() {
 
 #[test]
 fn draws_what_the_logits_say() {
+    let _alone = common::alone();
     let shape = TinyLlama::new(TensorType::Q8_0);
     let tokens = tokens(20, shape.n_vocab);
     let Some(mut device) = device(shape.file(), 256, KvType::F16) else {
@@ -390,6 +395,7 @@ fn fixtures() -> Vec<Fixture> {
 
 #[test]
 fn every_architecture_says_what_its_reference_says() {
+    let _alone = common::alone();
     let mut wrong = Vec::new();
     for fixture in fixtures() {
         // of f16, 2e-3 are the cache's (tests/fixtures.rs)
@@ -423,6 +429,7 @@ fn every_architecture_says_what_its_reference_says() {
 
 #[test]
 fn a_cache_of_q8_0_is_the_reference_with_keys_and_values_in_blocks() {
+    let _alone = common::alone();
     let mut wrong = Vec::new();
     // a prompt's beginning has other last logits
     let whole = std::env::var_os("WORKER_ORCD_TEST_TOKENS").is_none();
@@ -448,6 +455,7 @@ fn a_cache_of_q8_0_is_the_reference_with_keys_and_values_in_blocks() {
 /// A choice of experts has no tolerance, so that a few rows may go another way; the others agree.
 #[test]
 fn experts_say_together_what_they_say_one_by_one() {
+    let _alone = common::alone();
     let of_experts = |f: &Fixture| f.name.starts_with("gpt-oss") || f.name.ends_with("moe");
     for fixture in fixtures().into_iter().filter(of_experts) {
         let Some(mut device) = device(fixture.file, 512, KvType::F16) else {
@@ -475,6 +483,7 @@ fn experts_say_together_what_they_say_one_by_one() {
 
 #[test]
 fn the_real_model_says_what_the_reference_says() {
+    let _alone = common::alone();
     let Some(path) = common::model_path() else {
         return;
     };

@@ -172,6 +172,7 @@ const fn bound(shape: &'static str, most: f32, mean: f32, wrong: usize) -> Bound
 
 #[test]
 fn large_models_say_what_they_say_on_the_cpu() {
+    let _alone = common::alone();
     let Some(_card) = FirstCard::open() else {
         return;
     };
@@ -219,6 +220,7 @@ fn request(device: &mut CudaDevice, prompt: &[u32]) {
 
 #[test]
 fn memory_is_what_was_said_and_stays_so() {
+    let _alone = common::alone();
     let Some(card) = FirstCard::open() else {
         return;
     };

@@ -87,6 +87,7 @@ fn search(
 
 #[test]
 fn the_kernels_find_what_the_twin_finds() {
+    let _alone = common::alone();
     let _context = match Context::open(0) {
         Ok(context) => context,
         Err(e) => return common::say(&format!("SKIP: {e}")),
@@ -250,6 +251,7 @@ fn thirds(n_vocab: usize) -> Vec<u32> {
 /// of the whole row.
 #[test]
 fn draws_are_those_of_the_whole_row() {
+    let _alone = common::alone();
     for n_vocab in [300, 5000, 49_152] {
         let Some(mut device) = device(model(n_vocab), 512) else {
             return;
@@ -311,6 +313,7 @@ fn draws_are_those_of_the_whole_row() {
 /// Rows of one step, drawn from in any order, and what they say of a token.
 #[test]
 fn every_row_of_a_step_is_drawn_from_and_scored() {
+    let _alone = common::alone();
     let n_vocab = 5000;
     let Some(mut device) = device(model(n_vocab), 512) else {
         return;
@@ -348,6 +351,7 @@ fn every_row_of_a_step_is_drawn_from_and_scored() {
 /// 50,000 draws on the card, against the exact probabilities.
 #[test]
 fn draws_have_the_exact_distribution() {
+    let _alone = common::alone();
     const DRAWS: u64 = 50_000;
     let n_vocab = 5000;
     let Some(mut device) = device(model(n_vocab), 512) else {

@@ -4,6 +4,7 @@
 pub mod reference;
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use worker_orcd::device::cpu::isa::Isa;
@@ -18,6 +19,13 @@ pub const MODEL: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 pub fn say(what: &str) {
     use std::io::Write;
     writeln!(std::io::stderr(), "{what}").ok();
+}
+
+/// The card for one test at a time: what others do on it while one records its graph spoils the record.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static CARD: Mutex<()> = Mutex::new(());
+    // a test that failed left nothing behind
+    CARD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The real model: `WORKER_ORCD_TEST_MODEL`, or where `orcd fetch` puts it. `None`, loudly, where there is none.
