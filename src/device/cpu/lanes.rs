@@ -64,11 +64,35 @@ pub trait Lanes: Copy {
     /// 16 unsigned bytes' high nibbles as numbers 0 to 15.
     unsafe fn load_high_nibbles(from: *const u8) -> Self;
     /// The low nibbles of 16 bytes, then their high ones, each as (nibble - about) × d.
-    unsafe fn nibbles_about(from: *const u8, about: f32, d: Self) -> (Self, Self);
+    #[inline(always)]
+    unsafe fn nibbles_about(from: *const u8, about: f32, d: Self) -> (Self, Self) {
+        // SAFETY: 16 readable bytes by contract.
+        unsafe {
+            let about = Self::splat(about);
+            let low = Self::load_low_nibbles(from).sub(about).mul(d);
+            (low, Self::load_high_nibbles(from).sub(about).mul(d))
+        }
+    }
     /// The low nibbles of 16 bytes, then their high ones, each as nibble × d + m, rounded once.
-    unsafe fn nibbles_mul_add(from: *const u8, d: Self, m: Self) -> (Self, Self);
+    #[inline(always)]
+    unsafe fn nibbles_mul_add(from: *const u8, d: Self, m: Self) -> (Self, Self) {
+        // SAFETY: 16 readable bytes by contract.
+        unsafe {
+            (
+                Self::load_low_nibbles(from).mul_add(d, m),
+                Self::load_high_nibbles(from).mul_add(d, m),
+            )
+        }
+    }
     /// The values at the places that the low nibbles of 16 bytes tell, then their high ones, each times `d`.
-    unsafe fn look_up_nibbles(from: *const u8, values: &[i8; 16], d: Self) -> (Self, Self);
+    #[inline(always)]
+    unsafe fn look_up_nibbles(from: *const u8, values: &[i8; 16], d: Self) -> (Self, Self) {
+        // SAFETY: 16 readable bytes by contract.
+        unsafe {
+            let (low, high) = Self::widen(Self::Bytes::load_nibbles(from).look_up(values));
+            (low.mul(d), high.mul(d))
+        }
+    }
     /// 16 signed bytes as numbers.
     unsafe fn load_i8(from: *const i8) -> Self;
     /// 32 signed bytes as numbers.
@@ -276,33 +300,6 @@ impl Lanes for Scalar {
         // SAFETY: the caller vouches for 16 readable bytes.
         let values = unsafe { from.cast::<[u8; LANES]>().read_unaligned() };
         Self(values.map(|v| f32::from(v >> 4)))
-    }
-    #[inline(always)]
-    unsafe fn nibbles_about(from: *const u8, about: f32, d: Self) -> (Self, Self) {
-        // SAFETY: 16 readable bytes by contract.
-        unsafe {
-            let about = Self::splat(about);
-            let low = Self::load_low_nibbles(from).sub(about).mul(d);
-            (low, Self::load_high_nibbles(from).sub(about).mul(d))
-        }
-    }
-    #[inline(always)]
-    unsafe fn nibbles_mul_add(from: *const u8, d: Self, m: Self) -> (Self, Self) {
-        // SAFETY: 16 readable bytes by contract.
-        unsafe {
-            (
-                Self::load_low_nibbles(from).mul_add(d, m),
-                Self::load_high_nibbles(from).mul_add(d, m),
-            )
-        }
-    }
-    #[inline(always)]
-    unsafe fn look_up_nibbles(from: *const u8, values: &[i8; 16], d: Self) -> (Self, Self) {
-        // SAFETY: 16 readable bytes by contract.
-        unsafe {
-            let (low, high) = Self::widen(Self::Bytes::load_nibbles(from).look_up(values));
-            (low.mul(d), high.mul(d))
-        }
     }
     #[inline(always)]
     unsafe fn load_i8(from: *const i8) -> Self {

@@ -222,33 +222,6 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn nibbles_about(from: *const u8, about: f32, d: Self) -> (Self, Self) {
-        // SAFETY: 16 readable bytes by contract.
-        unsafe {
-            let about = Self::splat(about);
-            let low = Self::load_low_nibbles(from).sub(about).mul(d);
-            (low, Self::load_high_nibbles(from).sub(about).mul(d))
-        }
-    }
-    #[inline(always)]
-    unsafe fn nibbles_mul_add(from: *const u8, d: Self, m: Self) -> (Self, Self) {
-        // SAFETY: 16 readable bytes by contract.
-        unsafe {
-            (
-                Self::load_low_nibbles(from).mul_add(d, m),
-                Self::load_high_nibbles(from).mul_add(d, m),
-            )
-        }
-    }
-    #[inline(always)]
-    unsafe fn look_up_nibbles(from: *const u8, values: &[i8; 16], d: Self) -> (Self, Self) {
-        // SAFETY: 16 readable bytes by contract.
-        unsafe {
-            let (low, high) = Self::widen(Self::Bytes::load_nibbles(from).look_up(values));
-            (low.mul(d), high.mul(d))
-        }
-    }
-    #[inline(always)]
     unsafe fn prefetch(at: *const u8) {
         // SAFETY: SSE is everywhere; no address faults.
         unsafe { _mm_prefetch::<_MM_HINT_NTA>(at.cast()) }
