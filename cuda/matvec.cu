@@ -454,7 +454,7 @@ __device__ __forceinline__ void await_warps(uint32_t barrier, uint32_t warps) {
 template <class F, class G, int T>
 __device__ __forceinline__ void matvec(const Matvec &a) {
     extern __shared__ __align__(16) u8 shared[];
-    __shared__ float room[32];
+    __shared__ float room[WARPS];
     __shared__ __align__(16) float squares[T][WARPS];
     __shared__ __align__(16) u8 zeros[400];
     constexpr uint32_t SLOT = slot_bytes<F>() > slot_bytes<G>() ? slot_bytes<F>() : slot_bytes<G>();

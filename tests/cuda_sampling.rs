@@ -42,11 +42,13 @@ fn search(
 ) -> (FoundHead, Vec<FoundBlock>, Vec<FoundEntry>) {
     let stream = Stream::new().expect("a stream");
     let logits = Buffer::zeroed(row.len() * 4).expect("memory");
-    logits.write(0, bytemuck::cast_slice(row)).expect("a copy");
+    logits
+        .send(&stream, 0, bytemuck::cast_slice(row))
+        .expect("a copy");
     let words = mask.unwrap_or(&[]);
     let allowed = Buffer::zeroed(words.len() * 4).expect("memory");
     allowed
-        .write(0, bytemuck::cast_slice(words))
+        .send(&stream, 0, bytemuck::cast_slice(words))
         .expect("a copy");
     let scratch = Buffer::zeroed(16_384).expect("memory");
     let results = Pinned::zeroed(16_384).expect("memory");

@@ -131,14 +131,18 @@ impl Worker {
         self
     }
 
+    /// Puts away some of what the load has left, when there is nothing else to do.
+    fn tidy(&mut self) {
+        if let Stage::Serving(serving) = &mut self.stage {
+            serving.is_untidy = serving.is_untidy && serving.device.tidy();
+        }
+    }
+
     /// Does one piece of work, which ends at about `until`. What the device has done is told by the next call, which then
     /// comes with the time of its end.
     pub fn step(&mut self, now: Instant, until: Instant) {
         if self.ending.is_some() {
             return;
-        }
-        if let Stage::Serving(serving) = &mut self.stage {
-            serving.is_untidy = serving.is_untidy && serving.device.tidy();
         }
         match (&self.stage, self.turn) {
             (Stage::Loading(_), _) => self.load_piece(now, until),
@@ -151,6 +155,8 @@ impl Worker {
                 } else if generate {
                     self.turn = Turn::Side;
                     self.generate_piece(now, until);
+                } else {
+                    self.tidy();
                 }
             }
             (Stage::Gone, _) => {}

@@ -182,10 +182,10 @@ impl Buffer {
         unsafe { result::memcpy_htod_async(self.range(offset, from.len()), from, stream.0) }
     }
 
-    /// Copies bytes in, and returns when they have been read from `from`.
-    pub fn write(&self, offset: usize, from: &[u8]) -> Result<(), DriverError> {
-        // SAFETY: the range was checked.
-        unsafe { result::memcpy_htod_sync(self.range(offset, from.len()), from) }
+    /// Fills it with zeros, in the stream's order.
+    pub fn clear(&self, stream: &Stream) -> Result<(), DriverError> {
+        // SAFETY: the range is the whole allocation.
+        unsafe { result::memset_d8_async(self.at, 0, self.bytes, stream.0) }
     }
 
     /// Copies bytes out.

@@ -34,6 +34,9 @@ pub const MATVEC_PAIRS: [[TensorType; 2]; 3] = [
     [TensorType::Q5_0, TensorType::Q8_0],
 ];
 
+/// Shared memory that most kernels declare themselves, at most.
+const OWN_BYTES: usize = 2048;
+
 /// Threads of a block of `matvec_floats`.
 pub const MATVEC_THREADS: usize = 512;
 
@@ -148,9 +151,9 @@ impl Kernels {
         })
     }
 
-    /// Most dynamic shared memory that a block may have on this card, bytes.
+    /// Most dynamic shared memory that a block may have on this card, bytes, of a kernel whose own takes no more than [`OWN_BYTES`].
     pub fn shared_max(&self) -> usize {
-        self.shared_max.saturating_sub(1024)
+        self.shared_max.saturating_sub(OWN_BYTES)
     }
 
     /// Whether a block may have so much shared memory on this card.
@@ -174,11 +177,11 @@ impl Kernels {
         let missing = DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND);
         let function = module.ok_or(missing)?.function(name)?;
         use sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as SHARED;
-        // a little less than the card has: static shared memory counts too
+        // less than the card has: what a kernel declares itself counts too
         use sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES as STATIC;
         // SAFETY: the function belongs to a module that lives as long as `self`.
         let fixed = unsafe { result::function::get_function_attribute(function.0, STATIC) }?;
-        let fixed = usize::try_from(fixed).unwrap_or(0).max(1024);
+        let fixed = usize::try_from(fixed).unwrap_or(0).max(OWN_BYTES);
         let most = self.shared_max.saturating_sub(fixed) as i32;
         // SAFETY: the function belongs to a module that lives as long as `self`.
         unsafe { result::function::set_function_attribute(function.0, SHARED, most) }?;

@@ -284,15 +284,16 @@ impl CudaDevice {
         false
     }
 
-    /// The frequencies of the rotary embeddings, which are computed from what the file says.
+    /// The end of a load: the frequencies of the rotary embeddings, which are computed from what the file says, and an empty scratch memory.
     pub(super) fn upload_frequencies(&mut self) -> Result<(), DeviceError> {
         self.stream.wait()?;
         for (rope, at) in &self.sizes.ropes {
             let values = self.rope_frequencies(rope)?;
-            self.weights_buffer
-                .write(*at, bytemuck::cast_slice(&values))?;
+            let bytes = bytemuck::cast_slice(&values);
+            self.weights_buffer.send(&self.stream, *at, bytes)?;
         }
-        Ok(())
+        // pieces of the file have been where counters are to begin at zero
+        Ok(self.scratch.clear(&self.stream)?)
     }
 
     fn rope_frequencies(&self, rope: &RopeOp) -> Result<Vec<f32>, DeviceError> {

@@ -190,6 +190,7 @@ impl CudaDevice {
             sizes,
             context,
         };
+        device.check_widths()?;
         // a graph takes memory, too, and knows only addresses: the weights need not be there
         device
             .capture()
@@ -446,7 +447,7 @@ impl Device for CudaDevice {
     fn write_page(&mut self, page: PageId, offset: usize, bytes: &[u8]) -> Result<(), DeviceError> {
         let range = page_range(page, offset, bytes.len(), self.page_bytes(), &self.capacity)?;
         self.stream.wait()?;
-        Ok(self.pool.write(range.start, bytes)?)
+        Ok(self.pool.send(&self.stream, range.start, bytes)?)
     }
 
     fn state_id(&self) -> String {

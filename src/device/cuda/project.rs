@@ -13,7 +13,7 @@ use super::launch::{
 };
 use super::prompt::Rows;
 use super::sizes::Area;
-use super::{CudaDevice, KvType, ROWS_MAX, attention, kv_name, prompt, tiles};
+use super::{CudaDevice, CudaError, KvType, ROWS_MAX, attention, kv_name, prompt, tiles};
 use crate::model::plan::{ExpertLinear, Linear, NormOp, Plan, Shape, TensorId};
 use crate::model::spec::{Activation, Norm};
 use crate::model::weights::Weights;
@@ -262,10 +262,34 @@ impl CudaDevice {
         let same = count(parts, first);
         match parts.get(same).map(|p| self.kind(p)) {
             Some(second) if n <= ROWS_MAX && MATVEC_PAIRS.contains(&[first, second]) => {
-                same + count(&parts[same..], second)
+                let both = same + count(&parts[same..], second);
+                // x is there twice, once as each type wants it
+                match self.tokens_at_once(1, &parts[..both], Finish::SET) {
+                    0 => same,
+                    _ => both,
+                }
             }
             _ => same,
         }
+    }
+
+    /// Refuses rows of which not one token's activations fit in a block's shared memory.
+    pub(super) fn check_widths(&self) -> Result<(), CudaError> {
+        for (i, tensor) in self.plan.tensors.iter().enumerate() {
+            let (Shape::Matrix(rows, cols) | Shape::Matrices(_, rows, cols)) = tensor.shape else {
+                continue;
+            };
+            let kinds = [self.weights.get(TensorId(i)).kind];
+            if self.tokens_that_fit(&kinds, cols, (&[rows], false), 1) == 0 {
+                return Err(CudaError::Unsupported(format!(
+                    "a row of {} has {cols} columns of {}, for which a block's shared memory on this card, {} bytes, is too small",
+                    tensor.name,
+                    kinds[0].name(),
+                    self.kernels.shared_max(),
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// At most [`ROWS_MAX`] tokens, as many at once as fit.
@@ -390,14 +414,22 @@ impl CudaDevice {
 
     /// Tokens whose activations fit in shared memory together.
     fn tokens_at_once(&self, n: usize, parts: &[Part], finish: Finish) -> usize {
-        let kinds = self.kinds(parts);
         let rows: Vec<usize> = parts.iter().map(|p| p.rows).collect();
-        if is_float(kinds[0]) {
-            return self.kernels.shared_max() / floats_a_token(parts[0].cols);
-        }
         let gated = finish.epilogue == epilogue::GATED;
-        self.work(&kinds, parts[0].cols, (&rows, gated), n)
-            .tokens_max()
+        self.tokens_that_fit(&self.kinds(parts), parts[0].cols, (&rows, gated), n)
+    }
+
+    fn tokens_that_fit(
+        &self,
+        kinds: &[TensorType],
+        cols: usize,
+        (rows, gated): (&[usize], bool),
+        n: usize,
+    ) -> usize {
+        if is_float(kinds[0]) {
+            return self.kernels.shared_max() / floats_a_token(cols);
+        }
+        self.work(kinds, cols, (rows, gated), n).tokens_max()
     }
 
     /// Blocks of `matvec_floats`: two a multiprocessor where there is work for them and room.
