@@ -6,6 +6,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -355,21 +356,24 @@ struct DiskSink {
 
 impl StateStore for DiskStates {
     fn create(&self, path: &Path) -> io::Result<Box<dyn StateSink>> {
+        let (path, mode) = place_of(path)?;
         let mut name = path
             .file_name()
             .ok_or(io::ErrorKind::InvalidInput)?
             .to_owned();
         name.push(format!(".{}.partial", std::process::id()));
         let partial = path.with_file_name(name);
+        // what an earlier process of this number may have left
+        std::fs::remove_file(&partial).ok();
         let file = OpenOptions::new()
             .write(true)
-            .create(true)
-            .truncate(true)
+            .create_new(true)
+            .mode(mode)
             .open(&partial)?;
         Ok(Box::new(DiskSink {
             file: Some(BufWriter::new(file)),
             partial,
-            path: path.to_owned(),
+            path,
         }))
     }
 
@@ -380,6 +384,27 @@ impl StateStore for DiskStates {
         }
         Ok(Box::new(io::BufReader::new(File::open(path)?)))
     }
+}
+
+/// Where a state goes, and who may read it: a file keeps its place behind a link, and its mode; a new one is its owner's alone, since it holds a
+/// conversation. Devices, pipes and folders are no place for one.
+fn place_of(path: &Path) -> io::Result<(PathBuf, u32)> {
+    let is_link = match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok((path.to_owned(), 0o600));
+        }
+        found => found?.is_symlink(),
+    };
+    let path = if is_link {
+        std::fs::canonicalize(path)?
+    } else {
+        path.to_owned()
+    };
+    let there = std::fs::metadata(&path)?;
+    if !there.is_file() {
+        return Err(io::Error::other("what is there is not a file"));
+    }
+    Ok((path, there.permissions().mode() & 0o777))
 }
 
 impl Write for DiskSink {
@@ -406,5 +431,63 @@ impl Drop for DiskSink {
     fn drop(&mut self) {
         // After `finish` it has gone to its place, and there is nothing to remove.
         std::fs::remove_file(&self.partial).ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn save(path: &Path) -> io::Result<()> {
+        let mut sink = DiskStates.create(path)?;
+        sink.write_all(b"state")?;
+        sink.finish()
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_state_takes_the_place_of_files_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let made = std::process::Command::new("mkfifo")
+            .arg(at("pipe"))
+            .status();
+        assert!(made.unwrap().success());
+        symlink(at("nowhere"), at("dangling")).unwrap();
+        symlink("/dev/null", at("device")).unwrap();
+        fs::create_dir(at("folder")).unwrap();
+        for name in ["pipe", "dangling", "device", "folder"] {
+            let before = fs::symlink_metadata(at(name)).unwrap().file_type();
+            assert!(save(&at(name)).is_err(), "{name}");
+            let after = fs::symlink_metadata(at(name)).unwrap().file_type();
+            assert_eq!(after, before, "{name}");
+        }
+        assert!(save(Path::new("/dev/null")).is_err());
+        assert_eq!(
+            fs::read_dir(folder.path()).unwrap().count(),
+            4,
+            "nothing is left over"
+        );
+    }
+
+    #[test]
+    fn a_link_leads_on_and_who_may_read_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        save(&at("new")).unwrap();
+        assert_eq!(mode(&at("new")), 0o600);
+        fs::write(at("old"), "before").unwrap();
+        fs::set_permissions(at("old"), Permissions::from_mode(0o440)).unwrap();
+        symlink(at("old"), at("link")).unwrap();
+        save(&at("link")).unwrap();
+        assert!(fs::symlink_metadata(at("link")).unwrap().is_symlink());
+        assert_eq!(fs::read(at("old")).unwrap(), b"state");
+        assert_eq!(mode(&at("old")), 0o440);
     }
 }

@@ -186,6 +186,33 @@ fn any_of_the_files_or_their_folder_names_the_model() {
     }
 }
 
+#[test]
+fn pipes_and_devices_are_no_files_of_a_model() {
+    let folder = folder(&[("tiny.gguf", model().finish())]);
+    let (model, pipe) = (folder.path().join("tiny.gguf"), folder.path().join("pipe"));
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.expect("mkfifo").success());
+    for path in [pipe, PathBuf::from("/dev/zero")] {
+        let good = options(&model);
+        let cases = [
+            options(&path),
+            LoadOptions {
+                tokenizer: Some(path.clone()),
+                ..good.clone()
+            },
+            LoadOptions {
+                chat_template: Some(path.clone()),
+                ..good
+            },
+        ];
+        for options in cases {
+            let error = FileLoad::new(options).check().err().expect("it is refused");
+            assert!(matches!(error, LoadError::NoInput(_)), "{error:?}");
+            assert_says(&error, &["is not a file"]);
+        }
+    }
+}
+
 /// What is done to the files before they are written.
 type Change = fn(&mut Vec<GgufWriter>);
 

@@ -19,7 +19,7 @@ pub enum ErrorCode {
     MethodNotFound,
     /// The params are wrong (a field unknown, missing, given twice, out of range, too deep); errors lists every fault.
     InvalidParams,
-    /// A bug of the worker.
+    /// A bug of the worker; or a form that cannot be followed any further, or one that leaves no token together with `logit_bias`.
     Internal,
     /// The model cannot be loaded.
     ModelLoadFailed,

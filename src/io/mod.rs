@@ -139,7 +139,11 @@ impl Io {
                 path: path.to_owned(),
                 error,
             };
-            stdin = Source::new(File::open(path).map_err(path_of)?.into()).map_err(path_of)?;
+            let file = File::open(path).map_err(path_of)?;
+            if file.metadata().map_err(path_of)?.is_dir() {
+                return Err(path_of(io::ErrorKind::IsADirectory.into()));
+            }
+            stdin = Source::new(file.into()).map_err(path_of)?;
         }
         Ok(Self {
             stdin,

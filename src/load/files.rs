@@ -88,14 +88,14 @@ fn all_of(path: &Path) -> Vec<PathBuf> {
 }
 
 fn open_file(path: &Path, files: usize) -> Result<File, LoadError> {
-    let file = File::open(path).map_err(|e| match e.kind() {
+    // before it is opened: to open a pipe would be to wait for its other end
+    let metadata = std::fs::metadata(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound if files > 1 => LoadError::NoInput(format!(
             "{} is missing: the model is in {files} files, which all have to lie in one folder",
             path.display()
         )),
         _ => no_input(path, &e),
     })?;
-    let metadata = file.metadata().map_err(|e| no_input(path, &e))?;
     if !metadata.is_file() {
         return Err(LoadError::NoInput(format!(
             "{} is not a file",
@@ -105,7 +105,7 @@ fn open_file(path: &Path, files: usize) -> Result<File, LoadError> {
     if metadata.len() == 0 {
         return Err(LoadError::BadModel(format!("{} is empty", path.display())));
     }
-    Ok(file)
+    File::open(path).map_err(|e| no_input(path, &e))
 }
 
 /// The first file of the one model in a folder.

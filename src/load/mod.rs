@@ -435,7 +435,15 @@ fn read_template(
 fn read_side_file(path: &Path) -> Result<Vec<u8>, LoadError> {
     let no_input =
         |e: std::io::Error| LoadError::NoInput(format!("{} cannot be read: {e}", path.display()));
-    let length = std::fs::metadata(path).map_err(no_input)?.len();
+    let metadata = std::fs::metadata(path).map_err(no_input)?;
+    // to open a pipe would be to wait for its other end, and a device may have no end
+    if !metadata.is_file() {
+        return Err(LoadError::NoInput(format!(
+            "{} is not a file",
+            path.display()
+        )));
+    }
+    let length = metadata.len();
     if length > limits::SIDE_FILE_BYTES_MAX {
         let problem = format!(
             "{} has {length} bytes; at most {} are read",
