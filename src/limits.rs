@@ -65,6 +65,9 @@ pub const HASH_PIECE_BYTES: usize = 1024 * 1024;
 /// Sequences that the prefix cache keeps, whatever their length.
 pub const PREFIXES_MAX: usize = 256;
 
+/// Requests by whose names a kept sequence, or its beginning, is known.
+pub const PREFIX_LABELS_MAX: usize = 16;
+
 /// Bytes of a saved state that are read or written in one piece of work.
 pub const STATE_PIECE_BYTES: usize = 1024 * 1024;
 

@@ -19,8 +19,18 @@ pub struct PrefixCache {
 struct Kept {
     tokens: Vec<u32>,
     pages: PageTable,
-    /// What it is called: who has left it.
-    label: String,
+    /// Who has left it, or its beginning: names, and how many tokens are theirs; the newest last.
+    labels: Vec<(String, usize)>,
+}
+
+impl Kept {
+    fn name(&mut self, label: &str, tokens: usize) {
+        self.labels.retain(|(name, _)| name != label);
+        if self.labels.len() >= limits::PREFIX_LABELS_MAX {
+            self.labels.remove(0);
+        }
+        self.labels.push((label.to_owned(), tokens));
+    }
 }
 
 /// A sequence that is kept, or its beginning.
@@ -112,7 +122,8 @@ impl PrefixCache {
         }
         if let Some(at) = self.kept.iter().position(|k| k.tokens.starts_with(tokens)) {
             pool.give_back(pages);
-            let longer = self.kept.remove(at);
+            let mut longer = self.kept.remove(at);
+            longer.name(label, tokens.len());
             return self.kept.push(longer);
         }
         let mut at = 0;
@@ -126,20 +137,23 @@ impl PrefixCache {
         if self.kept.len() >= limits::PREFIXES_MAX {
             self.evict(pool);
         }
+        let labels = vec![(label.to_owned(), tokens.len())];
         let tokens = tokens.to_vec();
         self.kept.push(Kept {
             tokens,
             pages,
-            label: label.to_owned(),
+            labels,
         });
     }
 
     /// The sequence that was kept last under this label.
     pub fn find_label(&self, label: &str) -> Option<Found<'_>> {
-        let kept = self.kept.iter().rev().find(|kept| kept.label == label)?;
-        Some(Found {
-            tokens: &kept.tokens,
-            pages: &kept.pages,
+        self.kept.iter().rev().find_map(|kept| {
+            let (_, tokens) = kept.labels.iter().find(|(name, _)| name == label)?;
+            Some(Found {
+                tokens: kept.tokens.get(..*tokens)?,
+                pages: &kept.pages,
+            })
         })
     }
 
@@ -204,6 +218,26 @@ mod tests {
         let mut tokens = vec![head; len];
         tokens[len - 1] = 1;
         tokens
+    }
+
+    #[test]
+    fn who_says_the_same_again_is_known_by_its_own_name() {
+        let first = sequence(7, 300);
+        let (mut cache, mut pool) = cache(4, &[&first]);
+        for name in ["again", "once more"] {
+            let reused = cache.begin(&mut pool, &first[..260]);
+            cache.keep(&mut pool, &first[..260], reused.pages, name);
+            let found = cache.find_label(name).map(|found| found.tokens.len());
+            assert_eq!(found, Some(260), "{name}");
+        }
+        for n in 0..2 * limits::PREFIX_LABELS_MAX {
+            let reused = cache.begin(&mut pool, &first);
+            cache.keep(&mut pool, &first, reused.pages, &n.to_string());
+        }
+        assert!(
+            cache.find_label("again").is_none(),
+            "names are forgotten, too"
+        );
     }
 
     #[test]
