@@ -90,7 +90,6 @@ __device__ __forceinline__ float4 normed(const Matvec &a, const Moments &m, floa
     return v;
 }
 
-
 __device__ __forceinline__ float finish(const Matvec &a, float y) {
     y *= a.scale;
     return a.softcap > 0.0f ? a.softcap * tanhf(y / a.softcap) : y;

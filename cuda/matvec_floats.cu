@@ -8,11 +8,10 @@
 // Brings x, normalised, to shared memory, columns at padded<F>().
 template <class F, bool ALIGNED>
 __device__ __forceinline__ void stage_row(const Matvec &a, const float *row, float *to, float *room) {
-    // whole warps stay together, since they exchange their largest values: 128 columns a warp
-    const uint32_t end = (a.cols + 127) / 128 * 128, step = 4 * blockDim.x;
+    const uint32_t step = 4 * blockDim.x;
     const Moments m = moments<ALIGNED>(a, row, room);
     const float4 zero = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    for (uint32_t c0 = 4 * threadIdx.x; c0 < end; c0 += STAGED * step) {
+    for (uint32_t c0 = 4 * threadIdx.x; c0 < a.cols; c0 += STAGED * step) {
         float4 v[STAGED], w[STAGED];
 #pragma unroll
         for (int k = 0; k < STAGED; k++) {
@@ -22,10 +21,9 @@ __device__ __forceinline__ void stage_row(const Matvec &a, const float *row, flo
 #pragma unroll
         for (int k = 0; k < STAGED; k++) {
             const uint32_t c = c0 + k * step;
-            if (c >= end) break;
+            if (c >= a.cols) break;
             const float4 b = a.norm_bias ? load4<ALIGNED>(a.norm_bias, c, a.width) : zero;
-            v[k] = normed(a, m, v[k], w[k], b);
-            if (c < a.cols) *(float4 *)(to + padded<F>(c)) = v[k];
+            *(float4 *)(to + padded<F>(c)) = normed(a, m, v[k], w[k], b);
         }
     }
 }

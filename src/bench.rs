@@ -11,7 +11,7 @@ use worker_orcd::load::{FileLoad, LoadError, LoadStep, Loaded};
 use worker_orcd::sampling::{SampleStep, SamplingParams, uniform};
 use worker_orcd_protocol::Exit;
 
-use crate::flags::{Flags, KvType, Measure, ModelChoice};
+use crate::flags::{Flags, Measure, ModelChoice};
 use crate::inspect::refused;
 
 /// Depths and lengths that are measured where none is named and the context has room.
@@ -86,12 +86,7 @@ fn measure(flags: &Flags, model: &ModelChoice) -> Result<Value, Failure> {
         ModelChoice::File(path) => Some(FileLoad::new(flags.load_options(path)).reads()?),
         ModelChoice::Fake(_) => None,
     };
-    // of a block of 32 numbers
-    let block_bytes = match flags.kv_type {
-        KvType::F16 => 64,
-        KvType::F32 => 128,
-        KvType::Q8_0 => 34,
-    };
+    let block_bytes = worker_orcd::load::KvType::from(flags.kv_type).block_bytes() as u64;
     let floor = |depth: usize| {
         let reads = reads.as_ref()?;
         Some(reads.weights_bytes + reads.kv_numbers(depth) * block_bytes / 32)

@@ -212,6 +212,16 @@ pub enum KvType {
     Q8_0,
 }
 
+impl From<KvType> for load::KvType {
+    fn from(kv: KvType) -> Self {
+        match kv {
+            KvType::F16 => load::KvType::F16,
+            KvType::F32 => load::KvType::F32,
+            KvType::Q8_0 => load::KvType::Q8_0,
+        }
+    }
+}
+
 impl Flags {
     /// What cannot be said by one flag alone.
     ///
@@ -245,11 +255,7 @@ impl Flags {
                 Some(DeviceChoice::Cuda(number)) => load::Target::Cuda(number),
             },
             context: self.ctx,
-            kv: match self.kv_type {
-                KvType::F16 => load::KvType::F16,
-                KvType::F32 => load::KvType::F32,
-                KvType::Q8_0 => load::KvType::Q8_0,
-            },
+            kv: self.kv_type.into(),
             kv_bytes: self.kv_bytes,
             tokenizer: self.tokenizer.clone(),
             chat_template: self.chat_template.clone(),

@@ -10,43 +10,15 @@ mod tiny_llama;
 
 use std::time::{Duration, Instant};
 
+use common::card::device;
 use common::reference::{Bounds, Figures, cases};
 use tiny_llama::{Head, TinyLlama};
 use worker_orcd::device::cpu::CpuOptions;
 use worker_orcd::device::cpu::isa::Isa;
-use worker_orcd::device::cuda::{CudaDevice, CudaError, CudaOptions};
+use worker_orcd::device::cuda::CudaDevice;
 use worker_orcd::device::{Device, KvType, PageId, Rows, Step};
-use worker_orcd::model::{arch, lower, weights::Weights};
 use worker_orcd::quant::TensorType;
 use worker_orcd::sampling::{SampleStep, SamplingParams};
-
-/// A loaded device over a file on the first card; `None`, loudly, where there is no card.
-fn device(bytes: Vec<u8>, context: usize, kv: KvType) -> Option<CudaDevice> {
-    let gguf = worker_orcd::gguf::parse(&bytes).expect("a GGUF file");
-    let plan = lower::lower(&arch::spec(&gguf).expect("a known architecture"), context);
-    let weights = Weights::claim(&plan, &gguf).expect("every tensor");
-    let options = CudaOptions {
-        ordinal: 0,
-        context,
-        kv,
-    };
-    let mut device = match CudaDevice::new(plan, weights, Box::new(bytes), options) {
-        Ok(device) => device,
-        Err(e @ CudaError::Open { .. }) => {
-            common::say(&format!("SKIP: {e}"));
-            return None;
-        }
-        Err(e) => panic!("{e}"),
-    };
-    loop {
-        let progress = device
-            .load_some(Instant::now() + Duration::from_secs(60))
-            .expect("a load");
-        if progress.processed == progress.total {
-            return Some(device);
-        }
-    }
-}
 
 fn tokens(n: u32, vocab: usize) -> Vec<u32> {
     (0..n)

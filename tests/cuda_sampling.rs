@@ -14,14 +14,14 @@ mod tiny_llama;
 use std::time::{Duration, Instant};
 
 use bytemuck::Zeroable;
+use common::card::device;
 use row_part::find;
 use tiny_llama::{Head, TinyLlama};
+use worker_orcd::device::cuda::CudaDevice;
 use worker_orcd::device::cuda::args::{FoundBlock, FoundEntry, FoundHead, Search};
 use worker_orcd::device::cuda::driver::{Buffer, Context, Pinned, Stream};
 use worker_orcd::device::cuda::launch::{CANDIDATES, Kernels};
-use worker_orcd::device::cuda::{CudaDevice, CudaError, CudaOptions};
 use worker_orcd::device::{Device, KvType, Output, PageId, Rows, Step};
-use worker_orcd::model::{arch, lower, weights::Weights};
 use worker_orcd::quant::TensorType;
 use worker_orcd::sampling::{
     DryParams, PART_TOKENS_MAX, SampleStep, Sampled, Sampler, SamplingParams, TokenSet, Window,
@@ -143,32 +143,6 @@ fn the_kernels_find_what_the_twin_finds() {
     }
 }
 
-/// A loaded device over a file; `None`, loudly, where there is no card.
-fn device(bytes: Vec<u8>, context: usize) -> Option<CudaDevice> {
-    let gguf = worker_orcd::gguf::parse(&bytes).expect("a GGUF file");
-    let plan = lower::lower(&arch::spec(&gguf).expect("a known architecture"), context);
-    let weights = Weights::claim(&plan, &gguf).expect("every tensor");
-    let options = CudaOptions {
-        ordinal: 0,
-        context,
-        kv: KvType::F16,
-    };
-    let mut device = match CudaDevice::new(plan, weights, Box::new(bytes), options) {
-        Ok(device) => device,
-        Err(e @ CudaError::Open { .. }) => {
-            common::say(&format!("SKIP: {e}"));
-            return None;
-        }
-        Err(e) => panic!("{e}"),
-    };
-    let far = Instant::now() + Duration::from_secs(60);
-    while {
-        let progress = device.load_some(far).expect("a load");
-        progress.processed < progress.total
-    } {}
-    Some(device)
-}
-
 fn forward(device: &mut CudaDevice, tokens: &[u32], position: usize, rows: Rows) {
     let pages = [PageId(0), PageId(1)];
     let step = Step {
@@ -255,7 +229,7 @@ fn thirds(n_vocab: usize) -> Vec<u32> {
 fn draws_are_those_of_the_whole_row() {
     let _alone = common::alone();
     for n_vocab in [300, 5000, 49_152] {
-        let Some(mut device) = device(model(n_vocab), 512) else {
+        let Some(mut device) = device(model(n_vocab), 512, KvType::F16) else {
             return;
         };
         let mut sampler = Sampler::new(n_vocab);
@@ -317,7 +291,7 @@ fn draws_are_those_of_the_whole_row() {
 fn every_row_of_a_step_is_drawn_from_and_scored() {
     let _alone = common::alone();
     let n_vocab = 5000;
-    let Some(mut device) = device(model(n_vocab), 512) else {
+    let Some(mut device) = device(model(n_vocab), 512, KvType::F16) else {
         return;
     };
     let mut sampler = Sampler::new(n_vocab);
@@ -356,7 +330,7 @@ fn draws_have_the_exact_distribution() {
     let _alone = common::alone();
     const DRAWS: u64 = 50_000;
     let n_vocab = 5000;
-    let Some(mut device) = device(model(n_vocab), 512) else {
+    let Some(mut device) = device(model(n_vocab), 512, KvType::F16) else {
         return;
     };
     forward(&mut device, &[5], 0, Rows::Last);

@@ -32,6 +32,21 @@ impl KvType {
             KvType::Q8_0 => "q8_0",
         }
     }
+
+    /// Bytes of an element of a pool; in a pool of Q8_0 a scale counts as two.
+    pub(crate) fn element_bytes(self) -> usize {
+        match self {
+            KvType::F16 => 2,
+            KvType::F32 => 4,
+            KvType::Q8_0 => 1,
+        }
+    }
+
+    /// Bytes of a block of 32 numbers.
+    pub fn block_bytes(self) -> usize {
+        let scale = if self == KvType::Q8_0 { 2 } else { 0 };
+        32 * self.element_bytes() + scale
+    }
 }
 
 /// A page of the device's KV pool. Who holds which page is written in page tables that no device owns.

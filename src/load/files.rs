@@ -1,6 +1,6 @@
 //! Which files a model is in, and what they say together.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::path::{Path, PathBuf};
 
 use super::LoadError;
@@ -88,7 +88,6 @@ fn all_of(path: &Path) -> Vec<PathBuf> {
 }
 
 fn open_file(path: &Path, files: usize) -> Result<File, LoadError> {
-    // before it is opened: to open a pipe would be to wait for its other end
     let metadata = std::fs::metadata(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound if files > 1 => LoadError::NoInput(format!(
             "{} is missing: the model is in {files} files, which all have to lie in one folder",
@@ -96,16 +95,22 @@ fn open_file(path: &Path, files: usize) -> Result<File, LoadError> {
         )),
         _ => no_input(path, &e),
     })?;
-    if !metadata.is_file() {
-        return Err(LoadError::NoInput(format!(
-            "{} is not a file",
-            path.display()
-        )));
-    }
+    check_file(path, &metadata)?;
     if metadata.len() == 0 {
         return Err(LoadError::BadModel(format!("{} is empty", path.display())));
     }
     File::open(path).map_err(|e| no_input(path, &e))
+}
+
+/// Refuses what is no file, before it is opened: to open a pipe would be to wait for its other end, and a device may have no end.
+pub(super) fn check_file(path: &Path, metadata: &Metadata) -> Result<(), LoadError> {
+    if metadata.is_file() {
+        return Ok(());
+    }
+    Err(LoadError::NoInput(format!(
+        "{} is not a file",
+        path.display()
+    )))
 }
 
 /// The first file of the one model in a folder.

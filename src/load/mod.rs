@@ -436,13 +436,7 @@ fn read_side_file(path: &Path) -> Result<Vec<u8>, LoadError> {
     let no_input =
         |e: std::io::Error| LoadError::NoInput(format!("{} cannot be read: {e}", path.display()));
     let metadata = std::fs::metadata(path).map_err(no_input)?;
-    // to open a pipe would be to wait for its other end, and a device may have no end
-    if !metadata.is_file() {
-        return Err(LoadError::NoInput(format!(
-            "{} is not a file",
-            path.display()
-        )));
-    }
+    files::check_file(path, &metadata)?;
     let length = metadata.len();
     if length > limits::SIDE_FILE_BYTES_MAX {
         let problem = format!(

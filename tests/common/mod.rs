@@ -1,6 +1,8 @@
 //! What several test files share: where the real model is, and a cpu device over it.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+#[cfg(feature = "cuda")]
+pub mod card;
 pub mod reference;
 
 use std::path::{Path, PathBuf};

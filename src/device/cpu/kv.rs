@@ -264,15 +264,6 @@ impl Pool {
     }
 }
 
-/// Bytes of an element of the pool.
-pub(super) fn element_bytes(kv: KvType) -> usize {
-    match kv {
-        KvType::F16 => size_of::<f16>(),
-        KvType::F32 => size_of::<f32>(),
-        KvType::Q8_0 => size_of::<i8>(),
-    }
-}
-
 /// Elements that one page takes for all layers, and where each layer begins.
 pub(super) fn page_layout(plan: &Plan, kv_type: KvType) -> (usize, Vec<usize>) {
     let mut offset = 0;
@@ -287,5 +278,5 @@ pub(super) fn page_layout(plan: &Plan, kv_type: KvType) -> (usize, Vec<usize>) {
 
 /// Bytes that [`PAGE_TOKENS`] positions take in all layers of a model.
 pub fn page_bytes(plan: &Plan, kv: KvType) -> usize {
-    page_layout(plan, kv).0 * element_bytes(kv)
+    page_layout(plan, kv).0 * kv.element_bytes()
 }

@@ -438,7 +438,7 @@ impl Device for CpuDevice {
     }
 
     fn page_bytes(&self) -> usize {
-        self.page_elements * kv::element_bytes(self.pool.kv())
+        self.page_elements * self.pool.kv().element_bytes()
     }
 
     fn read_page(

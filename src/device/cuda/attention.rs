@@ -6,7 +6,7 @@ use cudarc::driver::DriverError;
 use super::args::{Address, Attend, AttendMany, Rope};
 use super::launch::{ATTEND_HOPPER, ATTEND_MANY, Grid, SPLIT};
 use super::sizes::{Area, head_elements, wide};
-use super::{CudaDevice, Job, KvType, PAGE_TOKENS, ROWS_MAX, element_bytes, kv_name};
+use super::{CudaDevice, Job, KvType, PAGE_TOKENS, ROWS_MAX};
 use crate::model::plan::{NormOp, Op, RopeOp, TensorId};
 use crate::model::spec::{Norm, RopeStyle};
 
@@ -218,7 +218,7 @@ impl CudaDevice {
         if n > ROWS_MAX && self.kv != KvType::Q8_0 && has_quads(heads.dim, &args) {
             return self
                 .kernels
-                .rope_many(kv_name(self.kv), &self.stream, n, &args);
+                .rope_many(self.kv.name(), &self.stream, n, &args);
         }
         let warps = ROPE_THREADS as usize / 32;
         let blocks = (heads.n + 2 * heads.n_kv).div_ceil(warps);
@@ -228,7 +228,7 @@ impl CudaDevice {
             shared_bytes: (args.dims as usize + warps * heads.dim) * 4,
         };
         self.kernels
-            .rope_append(kv_name(self.kv), &self.stream, grid, &args)
+            .rope_append(self.kv.name(), &self.stream, grid, &args)
     }
 
     fn rope_args(
@@ -472,7 +472,7 @@ impl CudaDevice {
             KvType::F16 | KvType::F32 => PIECE_BYTES,
             KvType::Q8_0 => PIECE_BYTES + PIECE_BYTES / 16,
         };
-        let own = (head_elements(head_dim, self.kv) * element_bytes(self.kv)).next_multiple_of(16);
+        let own = (head_elements(head_dim, self.kv) * self.kv.element_bytes()).next_multiple_of(16);
         let shares = teams * (built_for / teams).min(2) * (SPLIT / (wide / 8)) * wide;
         let heads = (built_for + 2) * wide + (SPLIT + 8) * built_for + 3 * wide;
         let fixed = (shares + heads) * 4 + 2 * own;

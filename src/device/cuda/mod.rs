@@ -26,7 +26,6 @@ use std::time::{Duration, Instant};
 
 use cudarc::driver::DriverError;
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
-use half::f16;
 
 use self::args::StepHeader;
 use self::driver::{Buffer, Context, Event, Graph, Pinned, Stream, explain};
@@ -489,21 +488,6 @@ impl Device for CudaDevice {
     fn memory(&self) -> Memory {
         self.sizes.memory()
     }
-}
-
-/// Bytes of an element of the pool.
-fn element_bytes(kv: KvType) -> usize {
-    match kv {
-        KvType::F16 => size_of::<f16>(),
-        KvType::F32 => size_of::<f32>(),
-        // a scale counts as two
-        KvType::Q8_0 => size_of::<i8>(),
-    }
-}
-
-/// How the kernels' names call the pool's elements.
-fn kv_name(kv: KvType) -> &'static str {
-    kv.name()
 }
 
 /// Positions of all pages, for sizes.

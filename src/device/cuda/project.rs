@@ -13,7 +13,7 @@ use super::launch::{
 };
 use super::prompt::Rows;
 use super::sizes::Area;
-use super::{CudaDevice, CudaError, KvType, ROWS_MAX, attention, kv_name, prompt, tiles};
+use super::{CudaDevice, CudaError, KvType, ROWS_MAX, attention, prompt, tiles};
 use crate::model::plan::{ExpertLinear, Linear, NormOp, Plan, Shape, TensorId};
 use crate::model::spec::{Activation, Norm};
 use crate::model::weights::Weights;
@@ -190,9 +190,9 @@ pub fn prepare(
     for name in attention::many_names(kernels.has_hopper()) {
         kernels.prepare(&name)?;
     }
-    kernels.prepare(&format!("rope_append_{}", kv_name(kv)))?;
+    kernels.prepare(&format!("rope_append_{}", kv.name()))?;
     if kv != KvType::Q8_0 {
-        kernels.prepare(&format!("rope_many_{}", kv_name(kv)))?;
+        kernels.prepare(&format!("rope_many_{}", kv.name()))?;
     }
     for name in prompt::names(kernels.has_hopper()) {
         kernels.prepare(name)?;

@@ -3,7 +3,7 @@
 use super::args::StepHeader;
 use super::launch::{CHOOSE_BLOCKS, SEARCH_BLOCKS, SPLIT};
 use super::layout::{ALIGNMENT, MatrixLayout};
-use super::{KvType, Memory, PAGE_TOKENS, ROWS_MAX, STEP_TOKENS_MAX, element_bytes, positions};
+use super::{KvType, Memory, PAGE_TOKENS, ROWS_MAX, STEP_TOKENS_MAX, positions};
 use crate::model::plan::{Op, Plan, RopeOp, Shape, TensorId};
 use crate::model::weights::Weights;
 use crate::sampling::TokenSet;
@@ -225,7 +225,7 @@ impl Sizes {
             pages,
             page_elements,
             layers_at,
-            element_bytes: element_bytes(kv),
+            element_bytes: kv.element_bytes(),
             areas,
             vocab: plan.n_vocab,
         })
@@ -290,7 +290,7 @@ fn ropes(plan: &Plan) -> Vec<RopeOp> {
 
 /// Bytes that [`PAGE_TOKENS`] positions take in all layers of a model.
 pub fn page_bytes(plan: &Plan, kv: KvType) -> usize {
-    page_layout(plan, kv).0 * element_bytes(kv)
+    page_layout(plan, kv).0 * kv.element_bytes()
 }
 
 fn page_layout(plan: &Plan, kv: KvType) -> (usize, Vec<usize>) {
